@@ -1,0 +1,1 @@
+"""SpendGate: the budget gate of ad serving."""

@@ -1,0 +1,1 @@
+"""Streams that events come from: one small protocol, bounded reads."""
