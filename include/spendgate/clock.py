@@ -49,9 +49,7 @@ def parse_instant(text: str) -> datetime:
     try:
         instant = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ConfigurationError(
-            f"{text!r} is not a time; write it like 2026-11-21T18:00:00Z."
-        ) from error
+        raise ConfigurationError(f"{text!r} is not a time; write it like 2026-11-21T18:00:00Z.") from error
     if instant.tzinfo is None:
         raise ConfigurationError(f"{text!r} has no offset; write it like {text}Z for UTC.")
     return floor_millisecond(instant)

@@ -45,22 +45,18 @@ class Settings(BaseSettings):
     flag_topic: str = Field("can-serve", description="Compacted topic that flags are published to.")
     topic_partitions: int = Field(6, ge=1, le=1000, description="Partitions of topics made on the laptop.")
 
-    batch_size: int = Field(
-        MAX_BATCH_SIZE, ge=1, le=MAX_BATCH_SIZE, description="Most events in one staged batch."
-    )
+    batch_size: int = Field(MAX_BATCH_SIZE, ge=1, le=MAX_BATCH_SIZE, description="Most events in one staged batch.")
     lateness_days: int = Field(
         31, ge=1, le=3660, description="A click older than this many days when it was enqueued is rejected."
     )
-    stream_timeout: float = Field(
-        15.0, gt=0, description="Seconds to wait for a broker before giving up."
-    )
-    lock_timeout: float = Field(
-        600.0, gt=0, description="Seconds a run waits for another one that is under way."
-    )
+    stream_timeout: float = Field(15.0, gt=0, description="Seconds to wait for a broker before giving up.")
+    lock_timeout: float = Field(600.0, gt=0, description="Seconds a run waits for another one that is under way.")
 
     warehouse_port: int = Field(0, ge=0, le=65535, description="Port of the laptop's PostgreSQL; 0: a free one.")
     broker_port: int = Field(0, ge=0, le=65535, description="Port of the laptop's broker; 0: a free one.")
-    ui_port: int = Field(0, ge=0, le=65535, description="Port of Airflow's UI; 0: 8080, or a free one if that is taken.")
+    ui_port: int = Field(
+        0, ge=0, le=65535, description="Port of Airflow's UI; 0: 8080, or a free one if that is taken."
+    )
 
     @field_validator("streams", mode="before")
     @classmethod

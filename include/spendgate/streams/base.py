@@ -6,7 +6,7 @@ A position is the text of the next thing to read; only the stream that made it c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,7 +26,7 @@ class PartitionRef:
 
 @dataclass(frozen=True, slots=True)
 class RecordBatch:
-    """Consecutive records of one partition, as parallel lists of one length.
+    """Consecutive records of one partition, as parallel sequences of one length.
 
     `values` are the raw bytes (None: a record without a value), `positions` where each record is,
     `enqueued_ms` when the broker took it (milliseconds since 1970, UTC), and `next_position` where the
@@ -35,7 +35,7 @@ class RecordBatch:
     """
 
     values: list[bytes | None]
-    positions: list[str]
+    positions: Sequence[str]
     enqueued_ms: list[int]
     next_position: str
 

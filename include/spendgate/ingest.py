@@ -1,0 +1,347 @@
+"""Intake: from a partition's stored position to the end it has now, exactly once, whatever dies.
+
+The order of effects for one batch, all of it under `stage_batch`:
+
+1. A transaction T begins, holds the STAGING lock shared and takes a fresh batch id.
+2. The batch's rows are bulk-copied to staging. Bulk copies commit on their own, on another connection:
+   rows of a batch that isn't in etl.Batch count for nothing.
+3. In T the batch's row is written and the position moved, on condition that the position still is where the
+   read began. If it isn't, another run was faster: T is rolled back and the rows are removed.
+4. T commits; the batch counts. Only then is the broker told, for lag monitors' sake.
+
+Killed before 4, the rows are orphans and the next run reads the same messages again. `remove_orphans` takes the
+STAGING lock exclusively: it never sees a batch between 2 and 4. Whoever lost its connection lost T with it, so a
+task that was given up for dead and wakes up again can't commit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+from sqlalchemy import ColumnElement, Table, and_, delete, func, insert, select, update
+
+from spendgate.clock import Clock
+from spendgate.columns import INSTANT, DecodedBatch, decode_batch
+from spendgate.errors import StreamGapError
+from spendgate.payload import pack_messages
+from spendgate.streams.base import BoundedRead, PartitionRef, RecordBatch, Stream
+from spendgate.warehouse.engine import Lock, Transaction, Warehouse
+from spendgate.warehouse.tables import (
+    STAGED,
+    Batch,
+    BatchPayload,
+    RejectedEvent,
+    StagedAd,
+    StagedAdvertiser,
+    StagedBudget,
+    StagedClick,
+    StagingSweep,
+    StreamGap,
+    StreamPosition,
+)
+
+log = logging.getLogger(__name__)
+
+PAYLOAD_SCHEMA = pa.schema([("batch_id", pa.int64()), ("content", pa.large_binary())])
+REJECTED_SCHEMA = pa.schema(
+    [
+        ("batch_id", pa.int64()),
+        ("ordinal", pa.int32()),
+        ("stream", pa.string()),
+        ("partition_id", pa.string()),
+        ("epoch", pa.int32()),
+        ("position", pa.string()),
+        ("enqueued_at", INSTANT),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("raw", pa.large_binary()),
+        ("created_at", INSTANT),
+        ("updated_at", INSTANT),
+    ]
+)
+
+
+class _OvertakenError(Exception):
+    """The position moved under us: another run read the same messages and was faster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a partition's next read begins; `position` None: at its beginning."""
+
+    epoch: int
+    position: str | None
+
+
+@dataclass(slots=True)
+class IntakeCounts:
+    """What one read of one partition did."""
+
+    stream: str
+    partition: str
+    batches: int = 0
+    events: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    overtaken: bool = False
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values, for XCom and for people."""
+        return {
+            "stream": self.stream,
+            "partition": self.partition,
+            "batches": self.batches,
+            "events": self.events,
+            "rejected": dict(sorted(self.rejected.items())),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Reads partitions into staging."""
+
+    warehouse: Warehouse
+    clock: Clock
+    batch_size: int
+    lateness: timedelta
+
+    def remove_orphans(self) -> int:
+        """Remove staged rows of batches that never came to count; returns how many rows.
+
+        Does nothing while somebody is staging: orphans can wait.
+        """
+        with self.warehouse.transaction() as transaction:
+            if not transaction.try_hold(Lock.STAGING):
+                log.info("Another run is staging; orphans are left to the next run.")
+                return 0
+            swept = _swept_through(transaction)
+            through = transaction.next_batch_id()
+            removed = sum(
+                _remove_unknown(transaction, table, swept) for table in (*STAGED, RejectedEvent, BatchPayload)
+            )
+            now = self.clock()
+            transaction.run(delete(StagingSweep))
+            transaction.run(
+                insert(StagingSweep),
+                [{"id": 1, "swept_through": through, "created_at": now, "updated_at": now}],
+            )
+        if removed:
+            log.info("Removed %d orphaned rows.", removed)
+        return removed
+
+    def read_partition(self, stream: Stream, partition: PartitionRef) -> IntakeCounts:
+        """Stage everything between the stored position and the partition's present end.
+
+        Raises:
+            StreamGapError: retention removed events that were never read, and nobody accepted that yet.
+            TransientError, PermanentError: as the stream and the warehouse say.
+        """
+        counts = IntakeCounts(partition.stream, partition.partition)
+        stored = self._position(partition)
+        with stream.read(partition, stored.position) as read:
+            if read.lost is not None:
+                self._record_gap(partition, stored, *read.lost)
+            at = stored
+            for batch in read.batches(self.batch_size):
+                try:
+                    self._stage_batch(partition, at, read.start if at.position is None else at.position, batch, counts)
+                except _OvertakenError:
+                    log.info(
+                        "Another run was faster on %s/%s; its rows stay.",
+                        partition.stream,
+                        partition.partition,
+                    )
+                    counts.overtaken = True
+                    return counts
+                at = Position(at.epoch, batch.next_position)
+            self._commit(read, at)
+        return counts
+
+    def _commit(self, read: BoundedRead, at: Position) -> None:
+        if at.position is not None:
+            read.commit(at.position)
+
+    def _position(self, partition: PartitionRef) -> Position:
+        """The stored position; a partition seen for the first time, or made anew, starts at its beginning."""
+        now = self.clock()
+        key = and_(StreamPosition.c.stream == partition.stream, StreamPosition.c.partition_id == partition.partition)
+        with self.warehouse.transaction() as transaction:
+            transaction.hold(Lock.STAGING, shared=True)
+            row = transaction.run(select(StreamPosition).where(key)).one_or_none()
+            if row is not None and row.incarnation == partition.incarnation:
+                return Position(row.epoch, row.position)
+            epoch = 1 if row is None else row.epoch + 1
+            values = {
+                "epoch": epoch,
+                "incarnation": partition.incarnation,
+                "position": None,
+                "updated_at": now,
+            }
+            if row is None:
+                first = {"stream": partition.stream, "partition_id": partition.partition, "created_at": now}
+                transaction.run(insert(StreamPosition), [{**first, **values}])
+            else:
+                log.warning("%s was made anew; epoch %d starts at its beginning.", partition.stream, epoch)
+                transaction.run(update(StreamPosition).where(key, StreamPosition.c.epoch == row.epoch).values(values))
+            return Position(epoch, None)
+
+    def _record_gap(self, partition: PartitionRef, stored: Position, asked: str, available: str) -> None:
+        now = self.clock()
+        key = and_(
+            StreamGap.c.stream == partition.stream,
+            StreamGap.c.partition_id == partition.partition,
+            StreamGap.c.epoch == stored.epoch,
+            StreamGap.c.from_position == asked,
+        )
+        with self.warehouse.transaction() as transaction:
+            row = transaction.run(select(StreamGap).where(key)).one_or_none()
+            if row is None:
+                gap = {"stream": partition.stream, "partition_id": partition.partition, "epoch": stored.epoch}
+                bounds = {"from_position": asked, "to_position": available}
+                transaction.run(insert(StreamGap), [{**gap, **bounds, "created_at": now, "updated_at": now}])
+            else:
+                transaction.run(update(StreamGap).where(key).values(to_position=available, updated_at=now))
+        if row is None or row.accepted_at is None:
+            raise StreamGapError(
+                f"{partition.stream}/{partition.partition} lost the events from {asked} to {available}, "
+                "which retention removed before they were read; accept the loss (docs/runbook.md, stream gap) to go on."
+            )
+
+    def _stage_batch(
+        self,
+        partition: PartitionRef,
+        at: Position,
+        from_position: str,
+        batch: RecordBatch,
+        counts: IntakeCounts,
+    ) -> None:
+        batch_id = None
+        try:
+            with self.warehouse.transaction() as transaction:
+                transaction.hold(Lock.STAGING, shared=True)
+                _require_position(transaction, partition, at)
+                batch_id = transaction.next_batch_id()
+                decoded = decode_batch(batch.values, batch.enqueued_ms, batch_id=batch_id, lateness=self.lateness)
+                self._copy(partition, at.epoch, batch_id, batch, decoded)
+                self._register(transaction, partition, at, from_position, batch, batch_id, decoded)
+        except _OvertakenError:
+            if batch_id is not None:
+                self._forget(batch_id)
+            raise
+        counts.batches += 1
+        counts.events += len(batch.values)
+        counts.rejected.update(str(rejection.reason) for _, rejection in decoded.rejections)
+
+    def _copy(
+        self, partition: PartitionRef, epoch: int, batch_id: int, batch: RecordBatch, decoded: DecodedBatch
+    ) -> None:
+        if not batch.values:
+            return
+        load = self.warehouse.bulk_load
+        load(StagedClick, decoded.clicks)
+        load(StagedBudget, decoded.budgets)
+        load(StagedAdvertiser, decoded.advertisers)
+        load(StagedAd, decoded.ads)
+        load(RejectedEvent, self._rejected(partition, epoch, batch_id, batch, decoded))
+        packed = pack_messages(batch.values, batch.positions, batch.enqueued_ms)
+        load(BatchPayload, pa.table([[batch_id], [packed]], schema=PAYLOAD_SCHEMA))
+
+    def _rejected(
+        self, partition: PartitionRef, epoch: int, batch_id: int, batch: RecordBatch, decoded: DecodedBatch
+    ) -> pa.Table:
+        now = self.clock().replace(tzinfo=None)
+        rows: list[Mapping[str, object]] = [
+            {
+                "batch_id": batch_id,
+                "ordinal": ordinal,
+                "stream": partition.stream,
+                "partition_id": partition.partition,
+                "epoch": epoch,
+                "position": batch.positions[ordinal],
+                "enqueued_at": datetime.fromtimestamp(batch.enqueued_ms[ordinal] / 1000, UTC).replace(tzinfo=None),
+                "reason": str(rejection.reason),
+                "detail": rejection.detail[:500],
+                "raw": batch.values[ordinal],
+                "created_at": now,
+                "updated_at": now,
+            }
+            for ordinal, rejection in decoded.rejections
+        ]
+        return pa.Table.from_pylist(rows, schema=REJECTED_SCHEMA)
+
+    def _register(
+        self,
+        transaction: Transaction,
+        partition: PartitionRef,
+        at: Position,
+        from_position: str,
+        batch: RecordBatch,
+        batch_id: int,
+        decoded: DecodedBatch,
+    ) -> None:
+        now = self.clock()
+        condition = _stands_at(partition, at)
+        moved = transaction.run(
+            update(StreamPosition).where(condition).values(position=batch.next_position, updated_at=now)
+        )
+        if moved.rowcount != 1:
+            raise _OvertakenError
+        if not batch.values:
+            return
+        transaction.run(
+            insert(Batch),
+            [
+                {
+                    "batch_id": batch_id,
+                    "stream": partition.stream,
+                    "partition_id": partition.partition,
+                    "epoch": at.epoch,
+                    "from_position": from_position,
+                    "to_position": batch.next_position,
+                    "event_count": len(batch.values),
+                    "click_count": decoded.clicks.num_rows,
+                    "rejected_count": len(decoded.rejections),
+                    "state": "staged",
+                    "created_at": now,
+                    "updated_at": now,
+                }
+            ],
+        )
+
+    def _forget(self, batch_id: int) -> None:
+        with self.warehouse.transaction() as transaction:
+            for table in (*STAGED, RejectedEvent, BatchPayload):
+                transaction.run(delete(table).where(table.c.batch_id == batch_id))
+
+
+def _stands_at(partition: PartitionRef, at: Position) -> ColumnElement[bool]:
+    same = StreamPosition.c.position.is_(None) if at.position is None else StreamPosition.c.position == at.position
+    return and_(
+        StreamPosition.c.stream == partition.stream,
+        StreamPosition.c.partition_id == partition.partition,
+        StreamPosition.c.epoch == at.epoch,
+        same,
+    )
+
+
+def _require_position(transaction: Transaction, partition: PartitionRef, at: Position) -> None:
+    """Don't copy 50,000 rows only to find out that another run was faster."""
+    if (
+        transaction.run(select(func.count()).select_from(StreamPosition).where(_stands_at(partition, at))).scalar_one()
+        != 1
+    ):
+        raise _OvertakenError
+
+
+def _swept_through(transaction: Transaction) -> int:
+    return int(transaction.run(select(func.coalesce(func.max(StagingSweep.c.swept_through), 0))).scalar_one())
+
+
+def _remove_unknown(transaction: Transaction, table: Table, swept: int) -> int:
+    known = select(Batch.c.batch_id).where(Batch.c.batch_id == table.c.batch_id)
+    statement = delete(table).where(table.c.batch_id > swept, ~known.exists())
+    return int(transaction.run(statement).rowcount)

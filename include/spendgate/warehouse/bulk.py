@@ -1,0 +1,47 @@
+"""Bulk load of Arrow tables: PostgreSQL by binary COPY, SQL Server by its bulk copy protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pgpq
+import pyarrow as pa
+from sqlalchemy import Table, Uuid
+from sqlalchemy.dialects import mssql
+
+
+def copy_postgresql(connection: Any, table: Table, rows: pa.Table) -> None:  # noqa: ANN401
+    """COPY `rows` into `table` and commit. UUIDs come as 16 bytes, whose wire form is that of a uuid."""
+    encoder = pgpq.ArrowToPostgresBinaryEncoder(rows.schema)
+    columns = ", ".join(rows.schema.names)
+    statement = f"COPY {table.fullname} ({columns}) FROM STDIN (FORMAT BINARY)"
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        copy.write(encoder.write_header())
+        for batch in rows.to_batches():
+            copy.write(encoder.write_batch(batch))
+        copy.write(encoder.finish())
+    connection.commit()
+
+
+def copy_mssql(connection: Any, table: Table, rows: pa.Table) -> None:  # noqa: ANN401
+    """Bulk copy `rows` into `table`; the driver does it on a connection of its own and commits."""
+    with connection.cursor() as cursor:
+        cursor.bulkcopy_arrow(table.fullname, _for_mssql(table, rows))
+
+
+def _for_mssql(table: Table, rows: pa.Table) -> pa.Table:
+    columns = [_converter(table, name)(rows.column(name)) for name in rows.schema.names]
+    return pa.table(columns, names=rows.schema.names)
+
+
+def _converter(table: Table, name: str) -> Callable[[pa.ChunkedArray], Any]:
+    kind = table.columns[name].type
+    if isinstance(kind, Uuid):
+        return lambda column: pa.array(
+            [None if value is None else str(UUID(bytes=value)) for value in column.to_pylist()], pa.string()
+        )
+    if isinstance(kind.dialect_impl(mssql.dialect()), mssql.BIT):
+        return lambda column: column.cast(pa.bool_())
+    return lambda column: column

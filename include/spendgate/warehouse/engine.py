@@ -1,0 +1,244 @@
+"""The one door to the warehouse: connections, transactions, locks, and what an engine's errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any
+
+import pyarrow as pa
+from sqlalchemy import URL, Connection, Engine, Executable, Row, Table, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from spendgate.errors import ConfigurationError, RunUnderWayError
+from spendgate.warehouse.bulk import copy_mssql, copy_postgresql
+from spendgate.warehouse.failures import translate_failure
+from spendgate.warehouse.statements import Statement, load_statement, translate_statement
+from spendgate.warehouse.tables import BatchNumber, to_stored
+
+# A server that is up accepts within a second; half a minute of silence is a server that is away.
+CONNECT_TIMEOUT_SECONDS = 10
+DEFAULT_LOCK_TIMEOUT_SECONDS = 600.0
+
+
+class Lock(IntEnum):
+    """What a transaction may hold against others; released when it ends, however it ends."""
+
+    STAGING = 7_340_001  # shared by who stages a batch, exclusive for who removes orphans
+    BUILD = 7_340_002  # merge, rebuild and decide: one at a time
+    PUBLISH = 7_340_003  # one publisher, so that versions leave in order
+    MIGRATE = 7_340_004
+
+
+@dataclass(slots=True)
+class Transaction:
+    """One transaction; made by `Warehouse.transaction` only."""
+
+    connection: Connection
+    dialect: str
+    lock_timeout: float
+
+    def execute(self, name: str, **parameters: object) -> int:
+        """Run sql/<name>.sql; returns the number of rows it changed."""
+        return self.connection.execute(*self._bind(load_statement(name, self.dialect), parameters)).rowcount
+
+    def rows(self, name: str, **parameters: object) -> Sequence[Row[Any]]:
+        """The rows that sql/<name>.sql selects; times are as stored, UTC without an offset."""
+        return self.connection.execute(*self._bind(load_statement(name, self.dialect), parameters)).all()
+
+    def select(self, source: str, **parameters: object) -> tuple[list[str], Sequence[Row[Any]]]:
+        """Column names and rows of a T-SQL query given as text."""
+        statement = translate_statement("the query", source, self.dialect)
+        result = self.connection.execute(*self._bind(statement, parameters))
+        return list(result.keys()), result.all()
+
+    def run(self, statement: Executable, rows: Sequence[Mapping[str, Any]] | None = None) -> Any:  # noqa: ANN401
+        """Run a SQLAlchemy statement on the tables of `spendgate.warehouse.tables`."""
+        if rows is not None and not rows:
+            return None
+        return self.connection.execute(statement, rows)
+
+    def next_batch_id(self) -> int:
+        """A batch id that nobody had before; ids grow."""
+        return int(self.connection.scalar(BatchNumber))
+
+    def hold(self, lock: Lock, *, shared: bool = False) -> None:
+        """Hold `lock` until the transaction ends, waiting for others.
+
+        Raises:
+            RunUnderWayError: somebody else held it for longer than the lock time-out.
+        """
+        if not self._acquire(lock, shared, self.lock_timeout):
+            raise RunUnderWayError(
+                f"Another run held the {lock.name.lower()} lock for {self.lock_timeout:.0f} s; "
+                "wait for it to end and run again."
+            )
+
+    def try_hold(self, lock: Lock) -> bool:
+        """Hold `lock` exclusively until the transaction ends if nobody else holds it now."""
+        return self._acquire(lock, False, 0.0)
+
+    def empty(self, *tables: Table) -> None:
+        """Empty work tables; undone if the transaction is."""
+        for table in tables:
+            self.connection.execute(text(f"TRUNCATE TABLE {table.fullname}"))
+
+    def refresh_statistics(self, *tables: Table) -> None:
+        """Tell PostgreSQL's planner what is in tables that were just filled; it would plan for empty ones.
+
+        SQL Server makes statistics by itself when it compiles a statement that wants them.
+        """
+        if self.dialect == "postgresql":
+            for table in tables:
+                self.connection.execute(text(f"ANALYZE {table.fullname}"))
+
+    def _acquire(self, lock: Lock, shared: bool, timeout: float) -> bool:
+        if self.dialect == "mssql":
+            mode = "Shared" if shared else "Exclusive"
+            answer = self.connection.execute(
+                text(
+                    "SET NOCOUNT ON; DECLARE @answer INT; EXEC @answer = sp_getapplock @Resource = :name, "
+                    "@LockMode = :mode, @LockOwner = 'Transaction', @LockTimeout = :timeout; SELECT @answer"
+                ),
+                {"name": f"spendgate_{lock.name.lower()}", "mode": mode, "timeout": int(timeout * 1000)},
+            ).scalar_one()
+            return int(answer) >= 0
+        suffix = "_shared" if shared else ""
+        tried = text(f"SELECT pg_try_advisory_xact_lock{suffix}(:key)")
+        if self.connection.execute(tried, {"key": int(lock)}).scalar_one():
+            return True
+        if timeout <= 0:
+            return False
+        return self._wait_postgresql(lock, suffix, timeout)
+
+    def _wait_postgresql(self, lock: Lock, suffix: str, timeout: float) -> bool:
+        self.connection.execute(text(f"SET LOCAL lock_timeout = {int(timeout * 1000)}"))
+        try:
+            self.connection.execute(text(f"SELECT pg_advisory_xact_lock{suffix}(:key)"), {"key": int(lock)})
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) == "55P03":
+                return False
+            raise
+        self.connection.execute(text("SET LOCAL lock_timeout = 0"))
+        return True
+
+    def _bind(self, statement: Statement, given: Mapping[str, object]) -> tuple[Executable, dict[str, object]]:
+        if given.keys() != statement.parameters:
+            raise TypeError(f"{statement.name} takes {sorted(statement.parameters)}, got {sorted(given)}")
+        return statement.text, {name: _stored(value) for name, value in given.items()}
+
+
+def _stored(value: object) -> object:
+    return to_stored(value) if isinstance(value, datetime) else value
+
+
+def as_utc(stored: datetime) -> datetime:
+    """The instant behind a time that a statement returned."""
+    return stored.replace(tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class Warehouse:
+    """A warehouse on PostgreSQL or SQL Server, told apart by its URL.
+
+    Raises:
+        ConfigurationError: the URL is none, or of another database.
+    """
+
+    url: URL | str
+    lock_timeout: float = DEFAULT_LOCK_TIMEOUT_SECONDS
+    engine: Engine = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.url = _checked_url(self.url)
+        self.engine = create_engine(self.url, pool_size=2, max_overflow=4, connect_args=_connect_args(self.url))
+        event.listen(self.engine, "connect", _prepare_mssql if self.dialect == "mssql" else _prepare_postgresql)
+
+    @property
+    def dialect(self) -> str:
+        """ "postgresql" or "mssql"."""
+        name: str = self.engine.dialect.name
+        return name
+
+    @contextmanager
+    def transaction(self, *, read_only: bool = False) -> Iterator[Transaction]:
+        """A transaction: committed when the block ends, rolled back when it raises.
+
+        Raises:
+            TransientError: the server is away, or a deadlock or time-out ended the transaction.
+            PermanentError: the server refuses; the sentence says what to change.
+        """
+        try:
+            with self.engine.begin() as connection:
+                if read_only and self.dialect == "postgresql":
+                    connection.execute(text("SET TRANSACTION READ ONLY"))
+                yield Transaction(connection, self.dialect, self.lock_timeout)
+                if read_only:
+                    connection.rollback()
+        except DBAPIError as error:
+            raise translate_failure(error, self.engine.url) from error
+
+    def bulk_load(self, table: Table, rows: pa.Table) -> int:
+        """Append `rows` to `table` by the engine's bulk door, on a connection and transaction of its own.
+
+        The rows are committed when this returns, whatever the caller's transaction does: staged rows count
+        only once their batch is in etl.Batch. Returns the number of rows.
+        """
+        if rows.num_rows == 0:
+            return 0
+        connection = None
+        try:
+            connection = self.engine.raw_connection()
+            copy = copy_mssql if self.dialect == "mssql" else copy_postgresql
+            copy(connection, table, rows)
+        except self.engine.dialect.loaded_dbapi.Error as error:
+            raise translate_failure(error, self.engine.url) from error
+        except DBAPIError as error:
+            raise translate_failure(error, self.engine.url) from error
+        finally:
+            if connection is not None:
+                connection.close()
+        return int(rows.num_rows)
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.engine.dispose()
+
+
+def _checked_url(url: URL | str) -> URL:
+    try:
+        parsed = make_url(url)
+        name = parsed.get_backend_name()
+        parsed.get_dialect()
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise ConfigurationError(
+            "Set SPENDGATE_WAREHOUSE_URL to postgresql+psycopg://... or mssql+mssqlpython://...; "
+            "what it holds is no database URL."
+        ) from error
+    if parsed.drivername not in ("postgresql+psycopg", "mssql+mssqlpython"):
+        raise ConfigurationError(
+            f"Set SPENDGATE_WAREHOUSE_URL to postgresql+psycopg://... or mssql+mssqlpython://..., not {name}."
+        )
+    return parsed
+
+
+def _connect_args(url: URL) -> dict[str, object]:
+    if url.get_backend_name() == "postgresql":
+        return {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "spendgate"}
+    return {}
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:  # noqa: ANN401
+    with connection.cursor() as cursor:
+        cursor.execute("SET TIME ZONE 'UTC'")
+    connection.commit()
+
+
+def _prepare_mssql(connection: Any, _record: object) -> None:  # noqa: ANN401
+    # Without XACT_ABORT a failed INSERT after a DELETE can leave the DELETE to be committed.
+    with connection.cursor() as cursor:
+        cursor.execute("SET XACT_ABORT ON; SET NOCOUNT OFF;")
+    connection.commit()

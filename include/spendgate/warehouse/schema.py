@@ -1,0 +1,96 @@
+"""The schema's version: migrations up and down, views, and the check that a warehouse is up to date."""
+
+from __future__ import annotations
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.schema import CreateSchema
+
+from spendgate.errors import WarehouseOutdatedError
+from spendgate.warehouse.engine import Lock, Warehouse
+from spendgate.warehouse.statements import SQL_ROOT, load_statement, statement_files
+from spendgate.warehouse.tables import SCHEMAS, WORK
+
+VERSION_TABLE = "schema_version"
+VIEWS = ("SpendByDay", "SpendByWeek", "SpendByMonth", "CurrentServing")
+
+
+def migrate(warehouse: Warehouse, revision: str = "head") -> str | None:
+    """Bring the schema to `revision` ("base": nothing) and make the views anew, all in one transaction.
+
+    Returns the revision that it was at before, None for an empty warehouse.
+    """
+    with warehouse.transaction() as transaction:
+        transaction.hold(Lock.MIGRATE)
+        connection = transaction.connection
+        _create_schemas(connection)
+        before = _revision(connection)
+        _drop_views(connection)
+        config = _config(connection)
+        if revision == "base":
+            command.downgrade(config, revision)
+        else:
+            command.upgrade(config, revision)
+        if _revision(connection) == _head():
+            _create_views(connection, warehouse.dialect)
+            _spare_work_tables(connection, warehouse.dialect)
+        return before
+
+
+def require_current(warehouse: Warehouse) -> None:
+    """Raise unless the warehouse's schema is the one that this version works with.
+
+    Raises:
+        WarehouseOutdatedError: it isn't; the sentence says what to run.
+    """
+    with warehouse.transaction(read_only=True) as transaction:
+        found = _revision(transaction.connection)
+    if found != _head():
+        raise WarehouseOutdatedError(
+            f"The warehouse's schema is at revision {found}, this version needs {_head()}: run ./spendgate migrate."
+        )
+
+
+def _config(connection: Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(SQL_ROOT / "migrations").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _head() -> str | None:
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def _revision(connection: Connection) -> str | None:
+    context = MigrationContext.configure(
+        connection, opts={"version_table": VERSION_TABLE, "version_table_schema": "etl"}
+    )
+    return context.get_current_revision()
+
+
+def _create_schemas(connection: Connection) -> None:
+    present = set(inspect(connection).get_schema_names())
+    for schema in SCHEMAS:
+        if schema not in present:
+            connection.execute(CreateSchema(schema))
+
+
+def _drop_views(connection: Connection) -> None:
+    for view in VIEWS:
+        connection.execute(text(f"DROP VIEW IF EXISTS ads.{view}"))
+
+
+def _create_views(connection: Connection, dialect: str) -> None:
+    for name in statement_files("views"):
+        connection.execute(load_statement(name, dialect).text)
+
+
+def _spare_work_tables(connection: Connection, dialect: str) -> None:
+    """Work tables hold nothing between transactions, so PostgreSQL needn't log them to survive a crash."""
+    if dialect == "postgresql":
+        for table in WORK:
+            connection.execute(text(f"ALTER TABLE {table.fullname} SET UNLOGGED"))

@@ -1,0 +1,10 @@
+-- Purpose: the ad messages to reject as conflicting_duplicate.
+-- Parameters: none
+-- Grain: one row a message
+-- Rerun: selects only
+SELECT
+    v.batch_id,
+    v.ordinal
+FROM staging.AdVersion AS v
+WHERE v.standing = 'clash'
+ORDER BY v.batch_id, v.ordinal;
