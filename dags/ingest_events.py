@@ -58,19 +58,19 @@ def ingest_events() -> None:
             return report("read_partition", pipeline.read_partition(PartitionRef(**partition)))
 
     @task(trigger_rule="all_done", outlets=[STAGED_EVENTS])
-    def announce_staged(reads: Any) -> int:  # noqa: ANN401
+    def announce_staged(reads: Any) -> int:
         """Wake build_spend if anything was staged, even if some partitions failed."""
-        events = sum(read["events"] for read in reads)
+        events = sum(read["events"] for read in reads[:])
         if not events:
             raise AirflowSkipException("Nothing new was staged.")
         return int(report("announce_staged", {"events": events})["events"])
 
     @task
-    def report_intake(reads: Any) -> dict[str, Any]:  # noqa: ANN401
+    def report_intake(reads: Any) -> dict[str, Any]:
         """Add the partitions' numbers up; fails with them, so that the run does."""
         from spendgate.pipeline import total_intake
 
-        return report("ingest_events", total_intake(list(reads)))
+        return report("ingest_events", total_intake(reads[:]))
 
     reads = read_partition.expand(partition=list_partitions())
     announce_staged(reads)

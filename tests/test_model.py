@@ -49,9 +49,7 @@ def budget(number: int, time: str, value: str, **more: Any) -> bytes:
 
 
 def advertiser(time: str, **more: Any) -> bytes:
-    return body(
-        {"event_type": "advertiser", "advertiser_id": 1, "name": "Norvale", "updated_at": time} | more
-    )
+    return body({"event_type": "advertiser", "advertiser_id": 1, "name": "Norvale", "updated_at": time} | more)
 
 
 def ad(time: str, **more: Any) -> bytes:
@@ -65,9 +63,7 @@ def fed(*bodies: bytes | None, model: Model | None = None) -> Model:
     return model
 
 
-def hours(
-    model: Model, day: int = 21, advertiser_id: int = 1
-) -> list[tuple[int, str, str, str | None, bool]]:
+def hours(model: Model, day: int = 21, advertiser_id: int = 1) -> list[tuple[int, str, str, str | None, bool]]:
     """(hour, gross, net, budget, can_serve) of one advertiser's hour windows."""
     return [
         (
@@ -82,9 +78,7 @@ def hours(
     ]
 
 
-def day_row(
-    model: Model, day: int = 21, advertiser_id: int = 1
-) -> tuple[int, str, str, str, str | None, bool]:
+def day_row(model: Model, day: int = 21, advertiser_id: int = 1) -> tuple[int, str, str, str, str | None, bool]:
     """(clicks, gross, invalid, net, budget, can_serve) of one advertiser's day window."""
     row = model.summaries()[advertiser_id, "day", datetime(2026, 11, day, tzinfo=UTC)]
     money = _plain(row.gross_spend), _plain(row.invalid_spend), _plain(row.net_spend)
@@ -550,9 +544,7 @@ def test_what_is_not_an_rfc_3339_time_is_of_the_wrong_type(text: str) -> None:
 
 
 def test_a_time_may_have_any_number_of_digits_and_any_offset() -> None:
-    assert read_time("2026-11-21t08:00:00.1239999999999z") == datetime(
-        2026, 11, 21, 8, 0, 0, 123000, tzinfo=UTC
-    )
+    assert read_time("2026-11-21t08:00:00.1239999999999z") == datetime(2026, 11, 21, 8, 0, 0, 123000, tzinfo=UTC)
     assert read_time("2026-11-21T08:00:00.5-23:59") == datetime(2026, 11, 22, 7, 59, 0, 500000, tzinfo=UTC)
 
 
@@ -609,6 +601,4 @@ def test_money_adds_up_in_any_world(world: World) -> None:
             assert row.click_count == sum(hour.click_count for hour in in_day)
             highest = max((hour.budget_at_time or Decimal(0) for hour in in_day), default=Decimal(0))
             assert row.net_spend <= highest
-    assert sum(row.click_count for (_, grain, _), row in summaries.items() if grain == "day") == len(
-        model.clicks
-    )
+    assert sum(row.click_count for (_, grain, _), row in summaries.items() if grain == "day") == len(model.clicks)

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from airflow.exceptions import AirflowFailException, AirflowNotFoundException
 from airflow.sdk import Asset, BaseHook, Connection, DagRunState, Param, get_current_context
+from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 from sqlalchemy import URL
 
 from spendgate.clock import format_instant, parse_instant
@@ -151,13 +151,15 @@ def run_headless(as_of: datetime | None, announce: Callable[[str], None]) -> dic
     Raises:
         SpendGateError: what made a task fail.
     """
-    from airflow.dag_processing.dagbag import DagBag
+    from airflow.dag_processing.dagbag import BundleDagBag
 
     _REPORTS.clear()
     _FAILURES.clear()
-    bag = DagBag(dag_folder=str(ROOT / "dags"), include_examples=False, bundle_name="dags-folder")
+    bag = BundleDagBag(dag_folder=ROOT / "dags", bundle_path=ROOT / "dags", bundle_name="dags-folder")
     if bag.import_errors:
-        raise PermanentError(f"A DAG file doesn't load: {next(iter(bag.import_errors.values())).strip().splitlines()[-1]}")
+        raise PermanentError(
+            f"A DAG file doesn't load: {next(iter(bag.import_errors.values())).strip().splitlines()[-1]}"
+        )
     conf = {"as_of": format_instant(as_of)} if as_of else {}
     for dag_id, dag_conf in (("ingest_events", {}), ("build_spend", conf)):
         announce(dag_id)

@@ -50,6 +50,12 @@ class Pipeline:
         self._intake().remove_orphans()
         return partitions
 
+    def check_reachable(self) -> None:
+        """Raise what `list_partitions` would, without changing anything."""
+        require_current(self.warehouse)
+        for name in self.settings.streams:
+            self._stream(name).partitions()
+
     def read_partition(self, partition: PartitionRef) -> dict[str, Any]:
         """Stage what one partition has; returns counts (`spendgate.ingest.IntakeCounts`)."""
         return self._intake().read_partition(self._stream(partition.stream), partition).as_dict()
@@ -90,9 +96,7 @@ class Pipeline:
     def _stream(self, name: str) -> Stream:
         if name not in self.settings.streams:
             raise StreamUnknownError(f"{name} is none of SPENDGATE_STREAMS ({', '.join(self.settings.streams)}).")
-        return KafkaStream(
-            name, self.kafka, group=self.settings.consumer_group, timeout=self.settings.stream_timeout
-        )
+        return KafkaStream(name, self.kafka, group=self.settings.consumer_group, timeout=self.settings.stream_timeout)
 
     def _sink(self) -> FlagSink:
         return KafkaFlagTopic(

@@ -212,7 +212,7 @@ def test_a_disk_that_ran_full_is_one_sentence_and_room_makes_it_start_again(smal
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         ballast.write_bytes(bytes(ballast.stat().st_size + shutil.disk_usage(small_disk).free - 30_000))
-        with pytest.raises(ServiceError, match="free some room|No space left on device"):
+        with pytest.raises(ServiceError, match=r"free some room|No space left on device"):
             services.up(settings, airflow=False, report=lambda _: None)
         ballast.unlink()
         start(supervisor, settings)

@@ -89,9 +89,7 @@ def test_a_thousandth_of_the_messages_is_malformed(model: Model) -> None:
     assert 1 <= conflicts <= 5
 
 
-def test_fraud_late_deliveries_and_duplicates_have_their_shares(
-    events: list[SampleEvent], model: Model
-) -> None:
+def test_fraud_late_deliveries_and_duplicates_have_their_shares(events: list[SampleEvent], model: Model) -> None:
     bodies = Counter(event.payload for event in events if event.stream == "ad-clicks")
     assert 0.008 <= sum(count - 1 for count in bodies.values()) / CLICKS <= 0.012
 
@@ -155,9 +153,7 @@ def test_some_spend_is_over_its_budget_and_some_of_that_is_billed_later(model: M
     assert any(row.net_spend > row.gross_spend for (_, grain, _), row in rows.items() if grain == "hour")
 
 
-def test_some_advertisers_and_ads_are_announced_late_or_never(
-    events: list[SampleEvent], model: Model
-) -> None:
+def test_some_advertisers_and_ads_are_announced_late_or_never(events: list[SampleEvent], model: Model) -> None:
     assert any(advertiser.is_inferred for advertiser in model.advertisers.values())
     assert any(ad.is_inferred for ad in model.ads.values())
     by_noon = Model()

@@ -139,12 +139,8 @@ TRADES = (
         OFFICE,
         (9000, 45000),
     ),
-    Trade(
-        "software", ("Systems", "Ledger"), ("invoicing", "team calendars", "backups"), OFFICE, (8000, 40000)
-    ),
-    Trade(
-        "education", ("Academy", "Courses"), ("evening classes", "language courses"), OFFICE, (4000, 15000)
-    ),
+    Trade("software", ("Systems", "Ledger"), ("invoicing", "team calendars", "backups"), OFFICE, (8000, 40000)),
+    Trade("education", ("Academy", "Courses"), ("evening classes", "language courses"), OFFICE, (4000, 15000)),
     Trade("recruiting", ("Careers", "Staffing"), ("nursing jobs", "driver jobs"), OFFICE, (5000, 18000)),
     Trade("energy", ("Power", "Heat Pumps"), ("solar roofs", "green tariffs"), OFFICE, (7000, 30000)),
     Trade("games", ("Games", "Arcade"), ("puzzle packs", "racing season", "card decks"), NIGHT, (500, 2500)),
@@ -528,9 +524,7 @@ def _minute_weights(hours: Sequence[int]) -> list[float]:
     )
 
 
-RHYTHMS: dict[tuple[int, ...], list[float]] = {
-    hours: _minute_weights(hours) for hours in (LEISURE, OFFICE, NIGHT)
-}
+RHYTHMS: dict[tuple[int, ...], list[float]] = {hours: _minute_weights(hours) for hours in (LEISURE, OFFICE, NIGHT)}
 
 
 def _round_sum(units: float) -> int:

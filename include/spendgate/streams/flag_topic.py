@@ -20,9 +20,7 @@ class KafkaFlagTopic:
 
     def ensure_topic(self) -> str:
         """Make the topic, compacted, if it isn't there; returns its id."""
-        return KafkaTopics(self.kafka, timeout=self.timeout).ensure_topic(
-            self.topic, self.partitions, compacted=True
-        )
+        return KafkaTopics(self.kafka, timeout=self.timeout).ensure_topic(self.topic, self.partitions, compacted=True)
 
     def send(self, messages: Sequence[tuple[bytes, bytes]]) -> None:
         """Send (key, value) pairs in order and return when all are acknowledged."""

@@ -55,6 +55,7 @@ _FETCH: Mapping[str, Any] = {
     # An empty fetch, which is how the end of a partition shows, is answered after this long.
     "fetch.wait.max.ms": 50,
     "fetch.min.bytes": 1,
+    "max.partition.fetch.bytes": 1048576,
     # When its queue is full librdkafka stops fetching for a second, unless told otherwise; between two of our
     # batches the queue is always full, so that second would be most of the read.
     "fetch.queue.backoff.ms": 5,
@@ -165,39 +166,9 @@ class Cluster:
             "logger": _LibraryLog(),
         }
 
-    def admin(self, complaints: list[KafkaError]) -> AdminClient:
-        """A client for topics and group offsets; keep it until its futures are done, or they fail."""
-        with self.checking_properties():
-            return AdminClient(self.configure(complaints))
-
     def describe(self, topic: str) -> Topic:
-        """The topic's id and partitions; never creates it.
-
-        Raises:
-            StreamUnknownError, StreamUnavailableError, StreamAccessError, ConfigurationError
-        """
-        complaints: list[KafkaError] = []
-        admin = self.admin(complaints)
-        described = self.wait(
-            admin.describe_topics(TopicCollection([topic]), request_timeout=self.timeout)[topic],
-            admin,
-            complaints,
-            topic,
-        )
-        return Topic(
-            topic_id=_uuid_text(described.topic_id),
-            partitions=tuple(sorted(partition.id for partition in described.partitions)),
-        )
-
-    def wait(self, future: Future[Result], admin: AdminClient, complaints: list[KafkaError], topic: str) -> Result:
-        """The result of an admin request that was sent with our timeout, or our error."""
-        try:
-            return future.result(timeout=self.timeout + 1)
-        except KafkaException as error:
-            admin.poll(0)  # hands out what is still to be said to `complaints`
-            raise self.failure(error.args[0], complaints, topic) from error
-        except TimeoutError as error:
-            raise self.silence(complaints, topic) from error
+        """As `Admin.describe`, by a client for this once."""
+        return Admin(self).describe(topic)
 
     def failure(self, error: KafkaError, complaints: Iterable[KafkaError], topic: str) -> SpendGateError:
         """Our error for librdkafka's, by code; a refusal among the complaints explains any other error."""
@@ -241,19 +212,52 @@ class Cluster:
             raise ConfigurationError(
                 f"Correct SPENDGATE_KAFKA_CONFIG or the connection spendgate_kafka: {text}."
             ) from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AttributeError) as error:
             raise ConfigurationError(
                 "Correct SPENDGATE_KAFKA_CONFIG or the connection spendgate_kafka: "
-                "a property's value is neither text, number nor boolean."
+                "a property's value has the wrong type."
             ) from error
 
     def _text(self, error: KafkaError) -> str:
         """librdkafka's words on one line, without the value of any property that may be a secret."""
         text = " ".join(error.str().split()).rstrip(".")
         for name, value in self._properties.items():
-            if value and any(word in name for word in ("password", "secret", "key", "jaas", "oauth")):
+            if value and any(word in str(name) for word in ("password", "secret", "key", "jaas", "oauth")):
                 text = text.replace(str(value), "***")
         return text
+
+
+class Admin:
+    """A client for topics and group offsets. Its futures fail when it is gone, so it is kept while they run."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._complaints: list[KafkaError] = []
+        with cluster.checking_properties():
+            self.client = AdminClient(cluster.configure(self._complaints))
+
+    def describe(self, topic: str) -> Topic:
+        """The topic's id and partitions; never creates it.
+
+        Raises:
+            StreamUnknownError, StreamUnavailableError, StreamAccessError, ConfigurationError
+        """
+        futures = self.client.describe_topics(TopicCollection([topic]), request_timeout=self._cluster.timeout)
+        described = self.wait(futures[topic], topic)
+        return Topic(
+            topic_id=_uuid_text(described.topic_id),
+            partitions=tuple(sorted(partition.id for partition in described.partitions)),
+        )
+
+    def wait(self, future: Future[Result], topic: str) -> Result:
+        """The result of a request that was sent with our timeout, or our error."""
+        try:
+            return future.result(timeout=self._cluster.timeout + 1)
+        except KafkaException as error:
+            self.client.poll(0)  # hands out what is still to be said to the complaints
+            raise self._cluster.failure(error.args[0], self._complaints, topic) from error
+        except TimeoutError as error:
+            raise self._cluster.silence(self._complaints, topic) from error
 
 
 class KafkaStream:
@@ -292,29 +296,17 @@ class KafkaStream:
             PermanentError: the position isn't an offset, or lies past the partition's end. The latter is no
                 gap: the broker lost records that it had given us, or is another broker than it was.
         """
-        self._check_incarnation(partition)
+        admin = Admin(self._cluster)
+        confirm_incarnation(admin, partition)
         complaints: list[KafkaError] = []
         with self._cluster.checking_properties():
             consumer = Consumer(self._cluster.configure(complaints, _FETCH, {**_BOUNDED, "group.id": self._group}))
         try:
-            read = KafkaRead(self._cluster, consumer, complaints, self._group, partition)
+            read = KafkaRead(self._cluster, admin, consumer, complaints, self._group, partition)
             read.open(_parse_offset(partition, position))
             yield read
         finally:
             consumer.close()
-
-    def _check_incarnation(self, partition: PartitionRef) -> None:
-        """Positions of one incarnation mean nothing in another."""
-        topic = self._cluster.describe(self._name)
-        if topic.topic_id != partition.incarnation:
-            raise StreamUnavailableError(
-                f"Stream {self._name!r} was deleted and made again while we looked at it: run again."
-            )
-        if partition.partition not in map(str, topic.partitions):
-            raise StreamUnknownError(
-                f"Stream {self._name!r} has {len(topic.partitions)} partitions and no {partition.partition}: "
-                "correct etl.StreamPosition."
-            )
 
 
 class KafkaRead:
@@ -323,15 +315,18 @@ class KafkaRead:
     def __init__(
         self,
         cluster: Cluster,
+        admin: Admin,
         consumer: Consumer,
         complaints: list[KafkaError],
         group: str,
         partition: PartitionRef,
     ) -> None:
         self._cluster = cluster
+        self._admin = admin
         self._consumer = consumer
         self._complaints = complaints
         self._group = group
+        self._listed = partition
         self._topic = partition.stream
         self._partition = int(partition.partition)
         self._lost: tuple[str, str] | None = None
@@ -342,7 +337,6 @@ class KafkaRead:
         self._finished = False
         self._primed: tuple[list[Message], int | None] | None = None
         self._chunk = _FIRST_CHUNK_RECORDS
-        self._admin: AdminClient | None = None
 
     @property
     def start(self) -> str:
@@ -365,7 +359,8 @@ class KafkaRead:
         """Batches of at most `limit` records (and about 32 MB), in order, up to the end.
 
         Raises:
-            StreamUnavailableError: the broker was silent for `timeout`, or retention overtook the read.
+            StreamUnavailableError: the broker was silent for `timeout`, retention overtook the read, or the
+                topic was made again meanwhile; the next run sees either for itself.
             StreamUnknownError, StreamAccessError: the topic, or our right to it, went away meanwhile.
         """
         if limit < 1:
@@ -373,6 +368,9 @@ class KafkaRead:
         while not self._finished:
             batch = self._read_batch(limit)
             if batch is not None:
+                # librdkafka goes on in a topic that was made again as if it were the one we began in. Ids don't
+                # come back, so with this one still in force, all that was read is of this incarnation.
+                confirm_incarnation(self._admin, self._listed)
                 yield batch
         self._consumer.unassign()  # what librdkafka fetched past the end is memory nobody needs
 
@@ -383,14 +381,11 @@ class KafkaRead:
         """
         target = TopicPartition(self._topic, self._partition, int(position))
         try:
-            if self._admin is None:
-                self._admin = self._cluster.admin(self._complaints)
-            future = self._admin.alter_consumer_group_offsets(
+            future = self._admin.client.alter_consumer_group_offsets(
                 [ConsumerGroupTopicPartitions(self._group, [target])],
                 request_timeout=min(_COMMIT_SECONDS, self._cluster.timeout),
             )[self._group]
-            done = self._cluster.wait(future, self._admin, self._complaints, self._topic)
-            for one in done.topic_partitions:
+            for one in self._admin.wait(future, self._topic).topic_partitions:
                 if one.error is not None:
                     raise self._cluster.failure(one.error, self._complaints, self._topic)
         except SpendGateError as error:
@@ -556,6 +551,25 @@ class _LibraryLog:
 
     def log(self, _level: int, text: str, *values: object) -> None:
         log.debug(text, *values)
+
+
+def confirm_incarnation(admin: Admin, partition: PartitionRef) -> None:
+    """Raise if the topic is no longer the one that `partition` was listed of: offsets of one incarnation mean
+    nothing in another.
+
+    Raises:
+        StreamUnavailableError, StreamUnknownError, StreamAccessError
+    """
+    topic = admin.describe(partition.stream)
+    if topic.topic_id != partition.incarnation:
+        raise StreamUnavailableError(
+            f"Stream {partition.stream!r} was deleted and made again while we looked at it: run again."
+        )
+    if partition.partition not in map(str, topic.partitions):
+        raise StreamUnknownError(
+            f"Stream {partition.stream!r} has {len(topic.partitions)} partitions and no {partition.partition}: "
+            "correct etl.StreamPosition."
+        )
 
 
 def place(asked: int | None, low: int) -> tuple[int, tuple[str, str] | None]:

@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
 from spendgate.errors import PermanentError, SpendGateError, StreamUnknownError
-from spendgate.streams.kafka import Cluster
+from spendgate.streams.kafka import Admin, Cluster
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +68,11 @@ class KafkaTopics:
         return {name: self.ensure_topic(name, partitions) for name in names}
 
     def _create(self, name: str, partitions: int, config: dict[str, str]) -> None:
-        complaints: list[KafkaError] = []
-        admin = self._cluster.admin(complaints)
+        admin = Admin(self._cluster)
         topic = NewTopic(name, num_partitions=partitions, config=config)
-        future = admin.create_topics([topic], request_timeout=self._cluster.timeout)[name]
+        future = admin.client.create_topics([topic], request_timeout=self._cluster.timeout)[name]
         try:
-            self._cluster.wait(future, admin, complaints, name)
+            admin.wait(future, name)
         except SpendGateError as error:
             cause = error.__cause__
             if not (isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS):
@@ -105,6 +104,7 @@ class KafkaWriter:
         self._cluster = Cluster(properties, timeout)
         self._complaints: list[KafkaError] = []
         self._failures: list[tuple[KafkaError, str]] = []
+        self._topic = ""  # the one written to last
         with self._cluster.checking_properties():
             self._producer = Producer(
                 self._cluster.configure(
@@ -141,6 +141,7 @@ class KafkaWriter:
             StreamUnavailableError, StreamUnknownError, StreamAccessError: as `flush`, if it shows already.
             PermanentError: a message is larger than the broker takes.
         """
+        self._topic = topic
         produce = self._producer.produce
         for key, value in messages:
             try:
@@ -159,7 +160,7 @@ class KafkaWriter:
             StreamUnavailableError: nothing was acknowledged for `timeout`, or the broker failed.
             StreamUnknownError, StreamAccessError: the topic or our right to it went away.
         """
-        for _ in self._waiting("the topics written to"):
+        for _ in self._waiting(self._topic):
             if self._producer.flush(_SLICE_SECONDS) == 0:
                 break
         self._check()

@@ -12,7 +12,7 @@ from sqlalchemy import Table, Uuid
 from sqlalchemy.dialects import mssql
 
 
-def copy_postgresql(connection: Any, table: Table, rows: pa.Table) -> None:  # noqa: ANN401
+def copy_postgresql(connection: Any, table: Table, rows: pa.Table) -> None:
     """COPY `rows` into `table` and commit. UUIDs come as 16 bytes, whose wire form is that of a uuid."""
     encoder = pgpq.ArrowToPostgresBinaryEncoder(rows.schema)
     columns = ", ".join(rows.schema.names)
@@ -25,7 +25,7 @@ def copy_postgresql(connection: Any, table: Table, rows: pa.Table) -> None:  # n
     connection.commit()
 
 
-def copy_mssql(connection: Any, table: Table, rows: pa.Table) -> None:  # noqa: ANN401
+def copy_mssql(connection: Any, table: Table, rows: pa.Table) -> None:
     """Bulk copy `rows` into `table`; the driver does it on a connection of its own and commits."""
     with connection.cursor() as cursor:
         cursor.bulkcopy_arrow(table.fullname, _for_mssql(table, rows))

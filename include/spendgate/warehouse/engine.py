@@ -55,7 +55,7 @@ class Transaction:
         result = self.connection.execute(*self._bind(statement, parameters))
         return list(result.keys()), result.all()
 
-    def run(self, statement: Executable, rows: Sequence[Mapping[str, Any]] | None = None) -> Any:  # noqa: ANN401
+    def run(self, statement: Executable, rows: Sequence[Mapping[str, Any]] | None = None) -> Any:
         """Run a SQLAlchemy statement on the tables of `spendgate.warehouse.tables`."""
         if rows is not None and not rows:
             return None
@@ -231,13 +231,13 @@ def _connect_args(url: URL) -> dict[str, object]:
     return {}
 
 
-def _prepare_postgresql(connection: Any, _record: object) -> None:  # noqa: ANN401
+def _prepare_postgresql(connection: Any, _record: object) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SET TIME ZONE 'UTC'")
     connection.commit()
 
 
-def _prepare_mssql(connection: Any, _record: object) -> None:  # noqa: ANN401
+def _prepare_mssql(connection: Any, _record: object) -> None:
     # Without XACT_ABORT a failed INSERT after a DELETE can leave the DELETE to be committed.
     with connection.cursor() as cursor:
         cursor.execute("SET XACT_ABORT ON; SET NOCOUNT OFF;")

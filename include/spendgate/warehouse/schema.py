@@ -18,10 +18,10 @@ VERSION_TABLE = "schema_version"
 VIEWS = ("SpendByDay", "SpendByWeek", "SpendByMonth", "CurrentServing")
 
 
-def migrate(warehouse: Warehouse, revision: str = "head") -> str | None:
+def migrate(warehouse: Warehouse, revision: str = "head") -> tuple[str | None, str | None]:
     """Bring the schema to `revision` ("base": nothing) and make the views anew, all in one transaction.
 
-    Returns the revision that it was at before, None for an empty warehouse.
+    Returns the revisions before and after; None is an empty warehouse.
     """
     with warehouse.transaction() as transaction:
         transaction.hold(Lock.MIGRATE)
@@ -37,7 +37,7 @@ def migrate(warehouse: Warehouse, revision: str = "head") -> str | None:
         if _revision(connection) == _head():
             _create_views(connection, warehouse.dialect)
             _spare_work_tables(connection, warehouse.dialect)
-        return before
+        return before, _revision(connection)
 
 
 def require_current(warehouse: Warehouse) -> None:

@@ -1,0 +1,291 @@
+"""The command line: thin commands over the library, and one place where an error becomes one sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import click
+import typer
+
+from spendgate.errors import ConfigurationError, SpendGateError
+
+app = typer.Typer(
+    help="SpendGate: click and budget events in, spend windows and can_serve flags out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> NoReturn:
+    """Run a command; an error is one sentence on stderr and exit status 1, with --debug its traceback too."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments and arguments[:1] != ["test"]
+    if debug:
+        arguments = [argument for argument in arguments if argument != "--debug"]
+        os.environ["SPENDGATE_DEBUG"] = "1"
+    try:
+        status = app(arguments, prog_name="./spendgate", standalone_mode=False)
+    except SpendGateError as error:
+        status = _fail(str(error), debug)
+    except click.ClickException as error:
+        status = _fail(f"{error.format_message()} (see --help)", debug, 2)
+    except (click.Abort, KeyboardInterrupt):
+        status = _fail("Stopped.", debug, 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        status = 1
+    except OSError as error:
+        status = _fail(
+            f"{error.strerror or error}: {error.filename or ''} - make room or mend that, then run again.", debug
+        )
+    except Exception as error:  # the last stop of anything we didn't foresee: still one sentence
+        status = _fail(f"Unexpected {type(error).__name__}: {error} - run again with --debug and report it.", debug)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(sentence: str, debug: bool, status: int = 1) -> int:
+    if debug:
+        traceback.print_exc()
+    print(" ".join(sentence.split()), file=sys.stderr)
+    return status
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"SpendGate 0.1.0 (Airflow {version('apache-airflow')})")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show versions.")
+    ] = False,
+) -> None:
+    """SpendGate: click and budget events in, spend windows and can_serve flags out.
+
+    Every command takes --debug, which shows an error's traceback.
+    """
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Stop everything at the end.")] = False,
+    clicks: Annotated[int, typer.Option(min=1, help="Clicks in the sample day.")] = 200_000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same day.")] = 7,
+) -> None:
+    """Run the whole job on a day of sample events and show spend and flags.
+
+    Starts the local services, publishes a day of sample events to the broker, runs both DAGs in Airflow, prints
+    what came out and leaves the UI up.
+
+    Example: ./spendgate demo --once --clicks 50000
+    """
+    from spendgate.demo import run_demo
+    from spendgate.settings import load_settings
+
+    run_demo(load_settings(), once=once, clicks=clicks, seed=seed)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--help"]}
+)
+def test(context: typer.Context) -> None:
+    """Run lint, types, import rules, SQL rules and all tests; arguments go to pytest (and skip the rest).
+
+    Example: ./spendgate test tests/test_events.py -k money
+    """
+    from spendgate.suite import run_suite
+
+    raise typer.Exit(run_suite(context.args))
+
+
+@app.command()
+def up(
+    airflow: Annotated[bool, typer.Option(help="Start Airflow too.")] = True,
+    schedule: Annotated[bool, typer.Option("--schedule", help="Unpause both DAGs, so that they run hourly.")] = False,
+) -> None:
+    """Start the local warehouse, broker and Airflow, and bring the schema up to date.
+
+    DAGs stay as they are; new ones are paused until you unpause them in the UI or by --schedule.
+
+    Example: ./spendgate up --no-airflow
+    """
+    from spendgate.demo import start_services
+    from spendgate.settings import load_settings
+
+    start_services(load_settings(), airflow=airflow, schedule=schedule)
+
+
+@app.command()
+def down() -> None:
+    """Stop every local service; data stays.
+
+    Example: ./spendgate down
+    """
+    from spendgate.local import services
+    from spendgate.settings import load_settings
+    from spendgate.show import tell
+
+    services.down(load_settings(), tell)
+    tell("Everything is stopped.")
+
+
+@app.command()
+def status() -> None:
+    """Say what is healthy and where, how fresh the data is, and whether the numbers agree.
+
+    Exit status 1 when anything isn't well.
+
+    Example: ./spendgate status
+    """
+    from spendgate.settings import load_settings
+    from spendgate.status import show_status
+
+    raise typer.Exit(0 if show_status(load_settings()) else 1)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the warehouse to the newest schema.
+
+    Example: ./spendgate migrate
+    """
+    from spendgate.local import services
+    from spendgate.settings import load_settings
+    from spendgate.show import say
+    from spendgate.warehouse import schema
+    from spendgate.warehouse.engine import Warehouse
+
+    before, now = schema.migrate(Warehouse(services.warehouse_url(load_settings())))
+    say(f"The warehouse is at revision {now}" + (" already." if before == now else f" (was {before})."))
+
+
+@app.command()
+def publish(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="JSON lines, one event each; - for standard input.")],
+    stream: Annotated[
+        str | None, typer.Option(help="Send every non-empty line to this stream byte for byte, valid or not.")
+    ] = None,
+) -> None:
+    """Send events to their streams by event_type, keyed by advertiser.
+
+    A line that can't be routed stops it with its line number before anything is sent.
+
+    Example: ./spendgate publish events.jsonl
+    """
+    from spendgate.local import services
+    from spendgate.settings import load_settings
+    from spendgate.show import counted, progress, say
+    from spendgate.streams.publish_file import publish_file
+
+    settings = load_settings()
+    source = sys.stdin.buffer if file == "-" else Path(file)
+    with progress("publishing") as tick:
+        sent = publish_file(
+            source, services.kafka_properties(settings), stream=stream, timeout=settings.stream_timeout, progress=tick
+        )
+    say(f"Sent: {counted(sent)}")
+
+
+@app.command()
+def run(
+    as_of: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Decide flags at this instant; now unless told.")
+    ] = None,
+) -> None:
+    """Run the ingest DAG, then the build DAG, in this process.
+
+    Example: ./spendgate run --as-of 2026-11-21T18:00:00Z
+    """
+    from spendgate.clock import parse_instant
+    from spendgate.run import run_once
+    from spendgate.settings import load_settings
+
+    run_once(load_settings(), parse_instant(as_of) if as_of else None)
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="The warehouse's own SQL, or T-SQL.")],
+    output: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
+) -> None:
+    """Run a read-only query on the warehouse.
+
+    Example: ./spendgate query "SELECT TOP 5 * FROM ads.CurrentServing ORDER BY spent_today DESC"
+    """
+    from spendgate.local import services
+    from spendgate.query import run_query
+    from spendgate.settings import load_settings
+    from spendgate.show import Format, show_rows
+    from spendgate.warehouse.engine import Warehouse
+
+    if output not in list(Format):
+        raise ConfigurationError(f"--format is table, csv or json, not {output!r}.")
+    columns, rows = run_query(Warehouse(services.warehouse_url(load_settings())), sql)
+    show_rows(columns, [list(row) for row in rows], Format(output))
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="ingest or spend.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
+    clicks: Annotated[int, typer.Option(min=1000, help="Clicks (spend: a day).")] = 1_000_000,
+    days: Annotated[int, typer.Option(min=1, help="Days of history (spend only).")] = 30,
+) -> None:
+    """Measure against limits of the same run, on services of its own in a temporary home.
+
+    Example: ./spendgate bench ingest --json
+    """
+    from spendgate.bench import run_benchmark
+
+    run_benchmark(name, clicks=clicks, days=days, as_json=as_json)
+
+
+gaps = typer.Typer(help="Events that retention removed before they were read.", no_args_is_help=True)
+app.add_typer(gaps, name="gaps")
+
+
+@gaps.command("list")
+def list_gaps() -> None:
+    """List the gaps, accepted or not.
+
+    Example: ./spendgate gaps list
+    """
+    from spendgate.gaps import stored_gaps
+    from spendgate.local import services
+    from spendgate.settings import load_settings
+    from spendgate.show import show_rows
+    from spendgate.warehouse.engine import Warehouse
+
+    columns, rows = stored_gaps(Warehouse(services.warehouse_url(load_settings())))
+    show_rows(columns, [list(row) for row in rows])
+
+
+@gaps.command("accept")
+def accept(
+    gap_id: Annotated[int, typer.Argument(metavar="ID", help="The gap's id, from `gaps list`.")],
+    by: Annotated[str, typer.Option(help="Who accepts the loss.")],
+) -> None:
+    """Accept that the events of a gap are lost; the next run goes on behind it.
+
+    Example: ./spendgate gaps accept 3 --by maria
+    """
+    from spendgate.clock import utc_now
+    from spendgate.gaps import accept_gap
+    from spendgate.local import services
+    from spendgate.settings import load_settings
+    from spendgate.show import say
+    from spendgate.warehouse.engine import Warehouse
+
+    accept_gap(Warehouse(services.warehouse_url(load_settings())), gap_id, by, utc_now())
+    say(f"Gap {gap_id} is accepted by {by}.")

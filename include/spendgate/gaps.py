@@ -1,0 +1,36 @@
+"""Gaps: events that retention removed before they were read, and the person who accepts their loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, select, update
+
+from spendgate.errors import ConfigurationError
+from spendgate.warehouse.engine import Warehouse
+from spendgate.warehouse.tables import StreamGap
+
+
+def stored_gaps(warehouse: Warehouse) -> tuple[list[str], Sequence[Row[Any]]]:
+    """Column names and rows of all gaps, oldest first."""
+    with warehouse.transaction(read_only=True) as transaction:
+        result = transaction.run(select(StreamGap).order_by(StreamGap.c.id))
+        return list(result.keys()), result.all()
+
+
+def accept_gap(warehouse: Warehouse, gap_id: int, by: str, now: datetime) -> None:
+    """Record that a person accepts the loss.
+
+    Raises:
+        ConfigurationError: no open gap has that id.
+    """
+    with warehouse.transaction() as transaction:
+        accepted = transaction.run(
+            update(StreamGap)
+            .where(StreamGap.c.id == gap_id, StreamGap.c.accepted_at.is_(None))
+            .values(accepted_at=now, accepted_by=by, updated_at=now)
+        )
+        if accepted.rowcount != 1:
+            raise ConfigurationError(f"No open gap has the id {gap_id}; see ./spendgate gaps list.")

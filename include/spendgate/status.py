@@ -1,0 +1,91 @@
+"""`./spendgate status`: services, freshness, and whether the numbers agree with each other."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+
+from spendgate.clock import day_start, format_instant, utc_now
+from spendgate.errors import SpendGateError
+from spendgate.local import services
+from spendgate.settings import Settings
+from spendgate.show import say, show_table
+from spendgate.spend import Spend
+from spendgate.warehouse.engine import Transaction, Warehouse
+from spendgate.warehouse.schema import require_current
+from spendgate.warehouse.tables import Batch, ClickEvent, Outbox, RejectedEvent, ServingFlag, StreamGap, TouchedDay
+
+# Today and the day before: what people and ad servers look at.
+CHECKED_DAYS = 1
+
+
+def show_status(settings: Settings) -> bool:
+    """Print everything; True when all is well."""
+    found = services.states(settings)
+    rows = [[state.name, "healthy" if state.healthy else "NOT HEALTHY", state.address, state.detail] for state in found]
+    show_table(["service", "state", "address", "detail"], rows)
+    well = all(state.healthy for state in found)
+    try:
+        warehouse = Warehouse(services.warehouse_url(settings))
+        try:
+            require_current(warehouse)
+            _show_freshness(warehouse)
+            well &= _show_checks(warehouse)
+        finally:
+            warehouse.close()
+    except SpendGateError as error:
+        say(f"Data: {error}")
+        well = False
+    say("All is well." if well else "Not all is well: docs/runbook.md says what to do.")
+    return well
+
+
+def _show_freshness(warehouse: Warehouse) -> None:
+    with warehouse.transaction(read_only=True) as transaction:
+        facts: list[list[object]] = [
+            ["newest batch staged", _time(transaction, func.max(Batch.c.created_at))],
+            ["newest batch merged", _time(transaction, func.max(Batch.c.merged_at))],
+            ["batches waiting to be merged", _count(transaction, Batch, Batch.c.state == "staged")],
+            ["days waiting to be rebuilt", _count(transaction, TouchedDay)],
+            ["clicks", _count(transaction, ClickEvent)],
+            ["rejected events", _count(transaction, RejectedEvent)],
+            ["flags decided as of", _time(transaction, func.max(ServingFlag.c.as_of))],
+            ["flags waiting to be published", _count(transaction, Outbox, Outbox.c.published_at.is_(None))],
+        ]
+    show_table(["data", "is"], facts)
+
+
+def _show_checks(warehouse: Warehouse) -> bool:
+    since = day_start((utc_now() - timedelta(days=CHECKED_DAYS)).date())
+    failures = Spend(warehouse, utc_now).check_recent(since)
+    if failures is None:
+        say("Checks: a build is under way; ask again when it has ended.")
+        return True
+    for name, what in failures.items():
+        say(f"Check {name} FAILED: {what}")
+    with warehouse.transaction(read_only=True) as transaction:
+        open_gaps = _count(transaction, StreamGap, StreamGap.c.accepted_at.is_(None))
+    if open_gaps:
+        say(f"{open_gaps} stream gaps wait for a person: ./spendgate gaps list")
+    if not failures:
+        say(f"Checks: all pass for windows since {format_instant(since)}.")
+    return not failures and not open_gaps
+
+
+def _time(transaction: Transaction, column: Any) -> str:
+    value = transaction.run(select(column)).scalar_one()
+    return "never" if value is None else f"{format_instant(value)} ({_age(value)} ago)"
+
+
+def _age(instant: datetime) -> str:
+    seconds = max(0, int((utc_now() - instant).total_seconds()))
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} seconds"
+
+
+def _count(transaction: Transaction, table: Any, *where: Any) -> int:
+    return int(transaction.run(select(func.count()).select_from(table).where(*where)).scalar_one())

@@ -1,0 +1,109 @@
+"""Real engines for every test that needs one: a warehouse and a broker, once a session."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL, create_engine, make_url, text
+
+from spendgate.local import postgres
+from spendgate.local.processes import Supervisor
+from spendgate.settings import Settings
+from spendgate.warehouse import schema
+from spendgate.warehouse.engine import Warehouse
+from tests.brokers import WheelBroker
+
+MSSQL_URL = os.environ.get("SPENDGATE_TEST_MSSQL_URL")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not MSSQL_URL:
+        terminalreporter.write_line(
+            "SQL SERVER WAS NOT TESTED: set SPENDGATE_TEST_MSSQL_URL to run the warehouse tests on one.", yellow=True
+        )
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
+    """The wheel's PostgreSQL, as `./spendgate up` starts it, in a home of its own."""
+    settings = Settings(home=tmp_path_factory.mktemp("home"))
+    supervisor = Supervisor(settings.home)
+    try:
+        postgres.start(supervisor, settings, lambda _: None)
+        url = postgres.url(supervisor)
+        assert url is not None
+        yield url
+    finally:
+        supervisor.stop(signals={postgres.NAME: postgres.STOP_SIGNAL})
+
+
+@pytest.fixture(scope="session")
+def server_url(request: pytest.FixtureRequest) -> URL:
+    """The server that `warehouse` makes its databases on: PostgreSQL, and SQL Server where one is named."""
+    dialect = getattr(request, "param", "postgresql")
+    if dialect == "mssql":
+        if not MSSQL_URL:
+            pytest.skip("needs a SQL Server: set SPENDGATE_TEST_MSSQL_URL")
+        return make_url(MSSQL_URL)
+    url: URL = request.getfixturevalue("postgres_url")
+    return url
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for `any_warehouse` runs on every engine that there is."""
+    if "any_warehouse" in metafunc.fixturenames:
+        mssql = pytest.param("mssql", marks=pytest.mark.mssql)
+        metafunc.parametrize("server_url", ["postgresql", mssql], indirect=True, scope="session")
+
+
+@pytest.fixture
+def make_database(server_url: URL) -> Iterator[Callable[[], URL]]:
+    """Makes empty databases on the server, and drops them after the test."""
+    made: list[str] = []
+    admin = create_engine(server_url, isolation_level="AUTOCOMMIT")
+
+    def make() -> URL:
+        name = f"spendgate_{uuid.uuid4().hex[:12]}"
+        with admin.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        made.append(name)
+        return server_url.set(database=name)
+
+    yield make
+    with admin.connect() as connection:
+        for name in made:
+            force = " WITH (FORCE)" if server_url.get_backend_name() == "postgresql" else ""
+            connection.execute(text(f"DROP DATABASE {name}{force}"))
+    admin.dispose()
+
+
+@pytest.fixture
+def warehouse(make_database: Callable[[], URL]) -> Iterator[Warehouse]:
+    """An empty, migrated warehouse on PostgreSQL."""
+    made = Warehouse(make_database(), lock_timeout=30.0)
+    schema.migrate(made)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def any_warehouse(warehouse: Warehouse) -> Warehouse:
+    """`warehouse`, on each engine in turn."""
+    return warehouse
+
+
+@pytest.fixture(scope="session")
+def wheel_broker() -> Iterator[WheelBroker]:
+    """The wheel's broker, once a session."""
+    with WheelBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def root() -> Path:
+    """The repository."""
+    return Path(__file__).resolve().parents[1]

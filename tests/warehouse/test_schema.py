@@ -1,0 +1,54 @@
+"""Migrations: up, down, again, and no drift from the tables in code."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import inspect
+
+from spendgate.errors import WarehouseOutdatedError
+from spendgate.warehouse import schema
+from spendgate.warehouse.engine import Warehouse
+from spendgate.warehouse.tables import METADATA, SCHEMAS
+
+
+def stored_columns(warehouse: Warehouse) -> dict[str, dict[str, bool]]:
+    """{schema.table: {column: nullable}}, folded to lower case."""
+    inspector = inspect(warehouse.engine)
+    return {
+        f"{name}.{table}".lower(): {
+            column["name"].lower(): column["nullable"] for column in inspector.get_columns(table, schema=name)
+        }
+        for name in SCHEMAS
+        for table in inspector.get_table_names(schema=name)
+    }
+
+
+def test_the_migrated_schema_has_exactly_the_tables_and_columns_of_the_code(any_warehouse: Warehouse) -> None:
+    stored = stored_columns(any_warehouse)
+    stored.pop("etl.schema_version")
+    assert stored == {
+        table.fullname.lower(): {column.name: bool(column.nullable) for column in table.columns}
+        for table in METADATA.tables.values()
+    }
+
+
+def test_a_second_migration_changes_nothing(any_warehouse: Warehouse) -> None:
+    before, after = schema.migrate(any_warehouse)
+    assert before == after is not None
+
+
+def test_down_leaves_no_table_and_up_brings_them_back(any_warehouse: Warehouse) -> None:
+    everything = stored_columns(any_warehouse)
+    schema.migrate(any_warehouse, "base")
+    assert set(stored_columns(any_warehouse)) <= {"etl.schema_version"}
+    with pytest.raises(WarehouseOutdatedError, match="spendgate migrate"):
+        schema.require_current(any_warehouse)
+    schema.migrate(any_warehouse)
+    assert stored_columns(any_warehouse) == everything
+    schema.require_current(any_warehouse)
+
+
+def test_every_view_answers(any_warehouse: Warehouse) -> None:
+    with any_warehouse.transaction() as transaction:
+        for view in schema.VIEWS:
+            assert list(transaction.select(f"SELECT * FROM ads.{view}")[1]) == []
