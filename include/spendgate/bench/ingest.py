@@ -1,0 +1,210 @@
+"""bench ingest: from a topic to merged rows in ads.ClickEvent, beside what reading, decoding and writing cost alone.
+
+The floor is what any design has to pay: a binary COPY of the ready rows into a bare table, plus one INSERT ...
+SELECT from it into a click table with the same key and index as ours.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+from sqlalchemy import MetaData, Table, quoted_name, text
+
+from spendgate.clock import utc_now
+from spendgate.columns import decode_batch
+from spendgate.errors import PermanentError
+from spendgate.local import services
+from spendgate.pipeline import Pipeline
+from spendgate.settings import Settings
+from spendgate.show import tell
+from spendgate.streams.base import PartitionRef, RecordBatch
+from spendgate.streams.kafka import KafkaStream
+from spendgate.streams.kafka_producer import KafkaTopics, KafkaWriter
+from spendgate.warehouse import schema
+from spendgate.warehouse.engine import Warehouse
+
+PARTITIONS = 6
+ADVERTISERS = 10_000
+TOPIC = "bench-clicks"
+BATCH = 50_000
+LATENESS = timedelta(days=31)
+_FLOOR = """
+INSERT INTO staging.FloorClick
+SELECT click_id, advertiser_id, ad_id, click_time, time_key, amount, is_valid, now(), updated_at
+FROM staging.BareClick
+"""
+Figures = dict[str, float]
+Rows = list[list[object]]
+
+
+def measure_ingest(settings: Settings, clicks: int) -> tuple[Figures, Rows]:
+    """Figures (JSON keys) and table rows of one run of `clicks` clicks."""
+    settings = settings.model_copy(update={"streams": (TOPIC,)})
+    kafka = services.kafka_properties(settings)
+    KafkaTopics(kafka, timeout=30).ensure_topics([TOPIC], PARTITIONS)
+    tell(f"publishing {clicks:,} clicks")
+    with KafkaWriter(kafka, timeout=60) as writer:
+        writer.write(TOPIC, bench_clicks(clicks))
+        writer.flush()
+
+    read = _measure_read(settings)
+    decode, floor = _measure_decode_and_floor(settings, clicks)
+    one, memory = _measure_whole(settings, clicks, 1)
+    two, _ = _measure_whole(settings, clicks, 2)
+    figures = {
+        "events_per_s": clicks / one,
+        "events_per_s_two": clicks / two,
+        "floor_per_s": clicks / floor,
+        "read_per_s": clicks / read,
+        "decode_per_s": clicks / decode,
+        "ratio_to_floor": floor / one,
+        "ratio_to_floor_two": floor / two,
+        "peak_task_mb": memory,
+    }
+    rows: Rows = [
+        _row("reading alone", read, clicks, floor),
+        _row("decoding alone", decode, clicks, floor),
+        _row("floor: COPY + INSERT ... SELECT", floor, clicks, floor),
+        _row("whole path, one partition at a time", one, clicks, floor),
+        _row("whole path, two side by side", two, clicks, floor),
+        ["peak memory of a task", "", f"{memory:.0f} MB", ""],
+    ]
+    return figures, rows
+
+
+def _row(what: str, seconds: float, clicks: int, floor: float) -> list[object]:
+    return [what, f"{seconds:.2f}", f"{clicks / seconds:,.0f}/s", f"{floor / seconds:.2f} of the floor's rate"]
+
+
+def bench_clicks(clicks: int) -> Iterator[tuple[bytes, bytes]]:
+    """(key, value) of plain clicks of about 200 bytes, all of yesterday, the same every time but for the date."""
+    rnd = random.Random(1)
+    day = (utc_now() - timedelta(days=1)).date().isoformat()
+    for _ in range(clicks):
+        advertiser = rnd.randint(1, ADVERTISERS)
+        click_id = uuid.UUID(int=rnd.getrandbits(128), version=4)
+        at = f"{rnd.randint(0, 23):02}:{rnd.randint(0, 59):02}:{rnd.randint(0, 59):02}.{rnd.randint(0, 999):03}"
+        yield (
+            b"%d" % advertiser,
+            (
+                f'{{"event_type":"click","click_id":"{click_id}","advertiser_id":{advertiser},'
+                f'"ad_id":{advertiser * 5 + rnd.randint(0, 4)},"click_time":"{day}T{at}Z",'
+                f'"amount":"{rnd.randint(0, 3)}.{rnd.randint(0, 9999):04}","is_valid":true,"source":"bench"}}'
+            ).encode(),
+        )
+
+
+def _stream(settings: Settings) -> KafkaStream:
+    return KafkaStream(TOPIC, services.kafka_properties(settings), group="bench", timeout=30)
+
+
+def _measure_read(settings: Settings) -> float:
+    stream = _stream(settings)
+    began = time.perf_counter()
+    for partition in stream.partitions():
+        with stream.read(partition, None) as read:
+            for _ in read.batches(BATCH):
+                pass
+    return time.perf_counter() - began
+
+
+def _measure_decode_and_floor(settings: Settings, clicks: int) -> tuple[float, float]:
+    """Seconds to decode all messages from memory, and seconds of the floor over the decoded rows."""
+    stream = _stream(settings)
+    batches: list[RecordBatch] = []
+    for partition in stream.partitions():
+        with stream.read(partition, None) as read:
+            batches += read.batches(BATCH)
+    began = time.perf_counter()
+    tables = [decode_batch(b.values, b.enqueued_ms, batch_id=1, lateness=LATENESS).clicks for b in batches]
+    decode = time.perf_counter() - began
+    del batches
+    warehouse = fresh_warehouse(settings)
+    with warehouse.transaction() as transaction:
+        transaction.connection.execute(text("CREATE TABLE staging.BareClick (LIKE staging.StagedClick)"))
+        transaction.connection.execute(text("CREATE TABLE staging.FloorClick (LIKE ads.ClickEvent INCLUDING INDEXES)"))
+    bare = Table(quoted_name("BareClick", quote=False), MetaData(), schema="staging")
+    began = time.perf_counter()
+    for table in tables:
+        warehouse.bulk_load(bare, table)
+    with warehouse.transaction() as transaction:
+        stored = transaction.connection.execute(text(_FLOOR)).rowcount
+    floor = time.perf_counter() - began
+    with warehouse.transaction() as transaction:
+        transaction.connection.execute(text("DROP TABLE staging.BareClick"))
+        transaction.connection.execute(text("DROP TABLE staging.FloorClick"))
+    warehouse.close()
+    _require(stored, clicks)
+    return decode, floor
+
+
+def fresh_warehouse(settings: Settings) -> Warehouse:
+    """The warehouse with empty tables, and nothing left to do from before."""
+    warehouse = Warehouse(services.warehouse_url(settings))
+    schema.migrate(warehouse, "base")
+    schema.migrate(warehouse)
+    with warehouse.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("CHECKPOINT"))
+    return warehouse
+
+
+def _require(stored: int, clicks: int) -> None:
+    if stored != clicks:
+        raise PermanentError(f"{stored:,} of {clicks:,} clicks were stored: the benchmark measured something else.")
+
+
+_open: dict[str, Pipeline] = {}
+
+
+def _open_pipeline(settings: Settings) -> None:
+    """Make a worker process what an Airflow task's process is: Airflow loaded, one pipeline open."""
+    import spendgate.airflow_adapter  # noqa: F401
+
+    warehouse = Warehouse(services.warehouse_url(settings))
+    _open["pipeline"] = Pipeline(settings, warehouse, services.kafka_properties(settings))
+
+
+def _warm_up(_number: int) -> list[PartitionRef]:
+    time.sleep(0.5)
+    return _open["pipeline"].list_partitions()
+
+
+def _read_partition(partition: PartitionRef) -> tuple[int, float]:
+    events = int(_open["pipeline"].read_partition(partition)["events"])
+    return events, _peak_memory()
+
+
+def _merge_events(_nothing: None) -> tuple[int, float]:
+    merged = int(_open["pipeline"].merge_events()["inserted"])
+    return merged, _peak_memory()
+
+
+def _peak_memory() -> float:
+    """Most memory that this process ever had, in MB. Not getrusage's, which starts with our parent's."""
+    with Path("/proc/self/status").open(encoding="ascii") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024
+
+
+def _measure_whole(settings: Settings, clicks: int, side_by_side: int) -> tuple[float, float]:
+    """Seconds from the topic to merged rows, and the greatest peak memory of a task's process in MB."""
+    warehouse = fresh_warehouse(settings)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(side_by_side, context, _open_pipeline, (settings,)) as pool:
+        partitions, *_ = pool.map(_warm_up, range(side_by_side))
+        began = time.perf_counter()
+        reads = list(pool.map(_read_partition, partitions))
+        _, memory = pool.submit(_merge_events, None).result()
+        seconds = time.perf_counter() - began
+    with warehouse.transaction(read_only=True) as transaction:
+        stored = transaction.connection.execute(text("SELECT COUNT(*) FROM ads.ClickEvent")).scalar_one()
+    warehouse.close()
+    _require(sum(events for events, _ in reads), clicks)
+    _require(stored, clicks)
+    return seconds, max(memory, *(peak for _, peak in reads))
