@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -92,9 +92,13 @@ AD_SCHEMA = pa.schema(
 _Identifier = Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
 
 
-class _ClickWire(msgspec.Struct, tag_field="event_type", tag="click", gc=False):
-    """A click as it stands in the message; texts are looked at by column."""
+class _ClickWire(msgspec.Struct, gc=False):
+    """A click as it stands in the message; texts are looked at by column.
 
+    `event_type` is a field and not the struct's tag: a message may lack its tag and still be taken for a click.
+    """
+
+    event_type: Literal["click"]
     click_id: str
     advertiser_id: _Identifier
     ad_id: _Identifier
@@ -202,22 +206,20 @@ def _decode_clicks(
 
 def _read_wires(values: Sequence[bytes | None]) -> tuple[list[_ClickWire], list[int], list[int]]:
     """Decoded wires with their ordinals, and the ordinals of the messages that are none."""
-    valid_text = _is_utf8(values)
+    if not _is_utf8(values):
+        values = [value if _is_utf8([value]) else None for value in values]
     decode = _CLICK_DECODER.decode
     wires: list[_ClickWire] = []
-    ordinals: list[int] = []
     rest: list[int] = []
-    for ordinal, value in enumerate(values):
-        if value is None or not (valid_text or _is_utf8([value])):
-            rest.append(ordinal)
-            continue
+    for value in values:
         try:
-            wires.append(decode(value))
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            rest.append(ordinal)
-        else:
-            ordinals.append(ordinal)
-    return wires, ordinals, rest
+            wires.append(decode(value))  # type: ignore[arg-type]  # None is a TypeError, and no click
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
+            rest.append(len(wires) + len(rest))
+    if not rest:
+        return wires, list(range(len(wires))), rest
+    missing = set(rest)
+    return wires, [ordinal for ordinal in range(len(values)) if ordinal not in missing], rest
 
 
 def _is_utf8(values: Sequence[bytes | None]) -> bool:

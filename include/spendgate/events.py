@@ -29,9 +29,9 @@ _TIME = re.compile(
 )
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _AMOUNT = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_NOT_A_NUMBER = re.compile(r"[+-]?(?:nan|inf(?:inity)?)", re.IGNORECASE)
+_NOT_A_NUMBER = re.compile(r"-?(?:nan|infinity)", re.IGNORECASE)
 _COUNTRY = re.compile(r"[A-Z]{2}")
-_LINK = re.compile(r"https?://[^\s/?#]+[^\s]*")
+_LINK = re.compile(r"(?i:https?)://[^\s\x00-\x20\x7f/?#]+[^\s\x00-\x20\x7f]*")
 # Longer integers than any id or amount are all the same to us, and int() of thousands of digits is slow.
 _LONGEST_INTEGER = 30
 
@@ -179,10 +179,7 @@ def _money(value: object) -> Decimal:
     if type(value) is int:
         number = Decimal(value)
     elif isinstance(value, str) and _AMOUNT.fullmatch(value):
-        try:
-            number = Decimal(value)
-        except InvalidOperation:
-            raise _RefusedError(Reason.OUT_OF_RANGE, "is not below 10^12") from None
+        number = _decimal(value)
     elif isinstance(value, str) and _NOT_A_NUMBER.fullmatch(value):
         raise _RefusedError(Reason.OUT_OF_RANGE, "is not a finite number")
     else:
@@ -196,11 +193,25 @@ def _money(value: object) -> Decimal:
     return number
 
 
+def _decimal(text: str) -> Decimal:
+    """The number that `text` spells, or one that is judged alike where its exponent is beyond all measure."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        mantissa, _, exponent = text.lower().partition("e")
+        if not mantissa.strip("-0."):
+            return Decimal(0)
+        # No message is long enough for its digits to outweigh such an exponent.
+        magnitude = CENT_OF_CENT.scaleb(-1) if exponent.startswith("-") else MAX_AMOUNT
+        return -magnitude if mantissa.startswith("-") else magnitude
+
+
 def _text(longest: int, *, empty: bool = True) -> Callable[[object], str]:
     def check(value: object) -> str:
         if type(value) is not str:
             raise _RefusedError(Reason.WRONG_TYPE, "is not a text")
-        if len(value) > longest:
+        # UTF-16 code units: what an NVARCHAR column counts.
+        if len(value) + sum(char > "\uffff" for char in value) > longest:
             raise _RefusedError(Reason.OUT_OF_RANGE, f"is longer than {longest} characters")
         if not value and not empty:
             raise _RefusedError(Reason.OUT_OF_RANGE, "is empty")

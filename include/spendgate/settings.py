@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     )
     consumer_group: str = Field("spendgate", description="Consumer group whose offsets lag monitors watch.")
     flag_topic: str = Field("can-serve", description="Compacted topic that flags are published to.")
-    topic_partitions: int = Field(6, ge=1, le=1000, description="Partitions of topics made on the laptop.")
+    topic_partitions: int = Field(2, ge=1, le=1000, description="Partitions of topics made on the laptop.")
 
     batch_size: int = Field(MAX_BATCH_SIZE, ge=1, le=MAX_BATCH_SIZE, description="Most events in one staged batch.")
     lateness_days: int = Field(

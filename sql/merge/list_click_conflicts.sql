@@ -7,4 +7,4 @@ SELECT
     v.ordinal
 FROM staging.ClickVersion AS v
 WHERE v.standing = 'clash'
-ORDER BY v.batch_id, v.ordinal;
+ORDER BY v.arrival;

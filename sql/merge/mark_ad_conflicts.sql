@@ -4,13 +4,20 @@
 -- Rerun: runs inside the merge's transaction, on a work table emptied at its start
 UPDATE staging.AdVersion
 SET standing = 'clash'
-FROM staging.AdVersion AS h
 WHERE staging.AdVersion.standing = 'equal'
-    AND h.ad_id = staging.AdVersion.ad_id
-    AND h.updated_at = staging.AdVersion.updated_at
-    AND h.standing IN ('held', 'passed')
     AND EXISTS (
-        SELECT staging.AdVersion.advertiser_id, staging.AdVersion.ad_title, staging.AdVersion.ad_format, staging.AdVersion.product_link, staging.AdVersion.is_active
-        EXCEPT
-        SELECT h.advertiser_id, h.ad_title, h.ad_format, h.product_link, h.is_active
+        SELECT 1 FROM staging.AdVersion AS h
+        WHERE h.ad_id = staging.AdVersion.ad_id
+            AND h.updated_at = staging.AdVersion.updated_at
+            AND h.standing IN ('held', 'passed')
+            AND EXISTS (
+                SELECT
+                    staging.AdVersion.advertiser_id,
+                    staging.AdVersion.ad_title,
+                    staging.AdVersion.ad_format,
+                    staging.AdVersion.product_link,
+                    staging.AdVersion.is_active
+                EXCEPT
+                SELECT h.advertiser_id, h.ad_title, h.ad_format, h.product_link, h.is_active
+            )
     );

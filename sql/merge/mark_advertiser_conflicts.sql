@@ -4,13 +4,19 @@
 -- Rerun: runs inside the merge's transaction, on a work table emptied at its start
 UPDATE staging.AdvertiserVersion
 SET standing = 'clash'
-FROM staging.AdvertiserVersion AS h
 WHERE staging.AdvertiserVersion.standing = 'equal'
-    AND h.advertiser_id = staging.AdvertiserVersion.advertiser_id
-    AND h.updated_at = staging.AdvertiserVersion.updated_at
-    AND h.standing IN ('held', 'passed')
     AND EXISTS (
-        SELECT staging.AdvertiserVersion.name, staging.AdvertiserVersion.industry, staging.AdvertiserVersion.country, staging.AdvertiserVersion.is_active
-        EXCEPT
-        SELECT h.name, h.industry, h.country, h.is_active
+        SELECT 1 FROM staging.AdvertiserVersion AS h
+        WHERE h.advertiser_id = staging.AdvertiserVersion.advertiser_id
+            AND h.updated_at = staging.AdvertiserVersion.updated_at
+            AND h.standing IN ('held', 'passed')
+            AND EXISTS (
+                SELECT
+                    staging.AdvertiserVersion.name,
+                    staging.AdvertiserVersion.industry,
+                    staging.AdvertiserVersion.country,
+                    staging.AdvertiserVersion.is_active
+                EXCEPT
+                SELECT h.name, h.industry, h.country, h.is_active
+            )
     );

@@ -4,13 +4,20 @@
 -- Rerun: runs inside the merge's transaction, on a work table emptied at its start
 UPDATE staging.BudgetVersion
 SET standing = 'clash'
-FROM staging.BudgetVersion AS h
 WHERE staging.BudgetVersion.standing = 'equal'
-    AND h.event_id = staging.BudgetVersion.event_id
-    AND h.updated_at = staging.BudgetVersion.updated_at
-    AND h.standing IN ('held', 'passed')
     AND EXISTS (
-        SELECT staging.BudgetVersion.advertiser_id, staging.BudgetVersion.new_budget_value, staging.BudgetVersion.event_time, staging.BudgetVersion.time_key, staging.BudgetVersion.source
-        EXCEPT
-        SELECT h.advertiser_id, h.new_budget_value, h.event_time, h.time_key, h.source
+        SELECT 1 FROM staging.BudgetVersion AS h
+        WHERE h.event_id = staging.BudgetVersion.event_id
+            AND h.updated_at = staging.BudgetVersion.updated_at
+            AND h.standing IN ('held', 'passed')
+            AND EXISTS (
+                SELECT
+                    staging.BudgetVersion.advertiser_id,
+                    staging.BudgetVersion.new_budget_value,
+                    staging.BudgetVersion.event_time,
+                    staging.BudgetVersion.time_key,
+                    staging.BudgetVersion.source
+                EXCEPT
+                SELECT h.advertiser_id, h.new_budget_value, h.event_time, h.time_key, h.source
+            )
     );

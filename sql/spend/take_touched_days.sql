@@ -1,5 +1,5 @@
 -- Purpose: take the next days to rebuild, oldest first, with their bounds.
--- Parameters: @now DATETIME2(3); @limit INT: most days in one transaction
+-- Parameters: @limit INT: most days in one transaction
 -- Grain: one row an advertiser and day
 -- Rerun: runs inside the rebuild's transaction, on a work table emptied at its start
 INSERT INTO staging.RebuiltDay (advertiser_id, date_key, day_start, day_end)

@@ -11,6 +11,11 @@ import pyarrow as pa
 from sqlalchemy import Table, Uuid
 from sqlalchemy.dialects import mssql
 
+# What the driver's bulk copy core raises beside the errors of DB-API: told apart in `failures`.
+MSSQL_BULK_ERRORS = (RuntimeError, ValueError)
+# The driver's own limit is 30 s for the whole copy, which a batch over a slow line can need.
+BULK_TIMEOUT_SECONDS = 600
+
 
 def copy_postgresql(connection: Any, table: Table, rows: pa.Table) -> None:
     """COPY `rows` into `table` and commit. UUIDs come as 16 bytes, whose wire form is that of a uuid."""
@@ -28,7 +33,13 @@ def copy_postgresql(connection: Any, table: Table, rows: pa.Table) -> None:
 def copy_mssql(connection: Any, table: Table, rows: pa.Table) -> None:
     """Bulk copy `rows` into `table`; the driver does it on a connection of its own and commits."""
     with connection.cursor() as cursor:
-        cursor.bulkcopy_arrow(table.fullname, _for_mssql(table, rows))
+        # By name: left to itself the driver goes by position, and identity columns would be filled.
+        cursor.bulkcopy_arrow(
+            table.fullname,
+            _for_mssql(table, rows),
+            column_mappings=list(rows.schema.names),
+            timeout=BULK_TIMEOUT_SECONDS,
+        )
 
 
 def _for_mssql(table: Table, rows: pa.Table) -> pa.Table:

@@ -14,8 +14,8 @@ from sqlalchemy import URL, Connection, Engine, Executable, Row, Table, create_e
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from spendgate.errors import ConfigurationError, RunUnderWayError
-from spendgate.warehouse.bulk import copy_mssql, copy_postgresql
-from spendgate.warehouse.failures import translate_failure
+from spendgate.warehouse.bulk import MSSQL_BULK_ERRORS, copy_mssql, copy_postgresql
+from spendgate.warehouse.failures import failed_number, translate_failure
 from spendgate.warehouse.statements import Statement, load_statement, translate_statement
 from spendgate.warehouse.tables import BatchNumber, to_stored
 
@@ -98,12 +98,14 @@ class Transaction:
     def _acquire(self, lock: Lock, shared: bool, timeout: float) -> bool:
         if self.dialect == "mssql":
             mode = "Shared" if shared else "Exclusive"
+            # SQL Server's application locks are of one database; some TDS servers' are of them all.
             answer = self.connection.execute(
                 text(
-                    "SET NOCOUNT ON; DECLARE @answer INT; EXEC @answer = sp_getapplock @Resource = :name, "
-                    "@LockMode = :mode, @LockOwner = 'Transaction', @LockTimeout = :timeout; SELECT @answer"
+                    "DECLARE @answer INT; DECLARE @resource NVARCHAR(255) = CONCAT(:name, DB_NAME()); "
+                    "EXEC @answer = sp_getapplock @Resource = @resource, @LockMode = :mode, "
+                    "@LockOwner = 'Transaction', @LockTimeout = :timeout; SELECT @answer"
                 ),
-                {"name": f"spendgate_{lock.name.lower()}", "mode": mode, "timeout": int(timeout * 1000)},
+                {"name": f"spendgate_{lock.name.lower()}_", "mode": mode, "timeout": int(timeout * 1000)},
             ).scalar_one()
             return int(answer) >= 0
         suffix = "_shared" if shared else ""
@@ -175,7 +177,11 @@ class Warehouse:
             with self.engine.begin() as connection:
                 if read_only and self.dialect == "postgresql":
                     connection.execute(text("SET TRANSACTION READ ONLY"))
-                yield Transaction(connection, self.dialect, self.lock_timeout)
+                try:
+                    yield Transaction(connection, self.dialect, self.lock_timeout)
+                except DBAPIError as error:
+                    number = failed_number(connection) if self.dialect == "mssql" else None
+                    raise translate_failure(error, self.engine.url, number) from error
                 if read_only:
                     connection.rollback()
         except DBAPIError as error:
@@ -189,14 +195,12 @@ class Warehouse:
         """
         if rows.num_rows == 0:
             return 0
+        copy, own = (copy_mssql, MSSQL_BULK_ERRORS) if self.dialect == "mssql" else (copy_postgresql, ())
         connection = None
         try:
             connection = self.engine.raw_connection()
-            copy = copy_mssql if self.dialect == "mssql" else copy_postgresql
             copy(connection, table, rows)
-        except self.engine.dialect.loaded_dbapi.Error as error:
-            raise translate_failure(error, self.engine.url) from error
-        except DBAPIError as error:
+        except (DBAPIError, self.engine.dialect.loaded_dbapi.Error, *own) as error:
             raise translate_failure(error, self.engine.url) from error
         finally:
             if connection is not None:
@@ -228,7 +232,7 @@ def _checked_url(url: URL | str) -> URL:
 def _connect_args(url: URL) -> dict[str, object]:
     if url.get_backend_name() == "postgresql":
         return {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "spendgate"}
-    return {}
+    return {"timeout": CONNECT_TIMEOUT_SECONDS}
 
 
 def _prepare_postgresql(connection: Any, _record: object) -> None:
@@ -238,7 +242,9 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
 
 
 def _prepare_mssql(connection: Any, _record: object) -> None:
-    # Without XACT_ABORT a failed INSERT after a DELETE can leave the DELETE to be committed.
+    # Without XACT_ABORT a failed INSERT after a DELETE can leave the DELETE to be committed. Row counts are what
+    # the steps go by, so no server's default and no batch of ours may set NOCOUNT ON: a SET in a batch with
+    # parameters outlives it on some servers.
     with connection.cursor() as cursor:
         cursor.execute("SET XACT_ABORT ON; SET NOCOUNT OFF;")
     connection.commit()

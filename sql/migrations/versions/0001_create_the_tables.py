@@ -21,9 +21,7 @@ INSTANT = (
 
 
 def text_of(length):
-    return sa.Unicode(length).with_variant(
-        mssql.NVARCHAR(length, collation="Latin1_General_100_BIN2"), "mssql"
-    )
+    return sa.Unicode(length).with_variant(mssql.NVARCHAR(length, collation="Latin1_General_100_BIN2"), "mssql")
 
 
 def bare(name):
@@ -38,7 +36,7 @@ def upgrade() -> None:
     op.execute(CreateSequence(BATCH_NUMBER))
     op.create_table(
         bare("Ad"),
-        sa.Column("ad_id", sa.Integer(), nullable=False),
+        sa.Column("ad_id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("advertiser_id", sa.Integer(), nullable=False),
         sa.Column("ad_title", text_of(300), nullable=False),
         sa.Column("ad_format", text_of(50), nullable=True),
@@ -53,7 +51,7 @@ def upgrade() -> None:
     op.create_index("ix_ad_advertiser", bare("Ad"), ["advertiser_id"], unique=False, schema="ads")
     op.create_table(
         bare("Advertiser"),
-        sa.Column("advertiser_id", sa.Integer(), nullable=False),
+        sa.Column("advertiser_id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("name", text_of(200), nullable=False),
         sa.Column("industry", text_of(100), nullable=True),
         sa.Column("country", sa.String(length=2), nullable=True),
@@ -125,7 +123,7 @@ def upgrade() -> None:
     )
     op.create_table(
         bare("ServingFlag"),
-        sa.Column("advertiser_id", sa.Integer(), nullable=False),
+        sa.Column("advertiser_id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("can_serve", FLAG, nullable=False),
         sa.Column("reason", sa.String(length=20), nullable=False),
         sa.Column("budget", MONEY, nullable=True),
@@ -179,7 +177,7 @@ def upgrade() -> None:
     op.create_index("ix_time_hierarchy_date", bare("TimeHierarchy"), ["date_key"], unique=False, schema="ads")
     op.create_table(
         bare("Batch"),
-        sa.Column("batch_id", sa.BigInteger(), nullable=False),
+        sa.Column("batch_id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("stream", text_of(249), nullable=False),
         sa.Column("partition_id", text_of(200), nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
@@ -224,9 +222,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         schema="etl",
     )
-    op.create_index(
-        "ix_outbox_advertiser", bare("Outbox"), ["advertiser_id", "version"], unique=False, schema="etl"
-    )
+    op.create_index("ix_outbox_advertiser", bare("Outbox"), ["advertiser_id", "version"], unique=False, schema="etl")
     op.create_index(
         "ix_outbox_unpublished",
         bare("Outbox"),
@@ -238,7 +234,7 @@ def upgrade() -> None:
     )
     op.create_table(
         bare("StagingSweep"),
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("swept_through", sa.BigInteger(), nullable=False),
         sa.Column("created_at", INSTANT, nullable=False),
         sa.Column("updated_at", INSTANT, nullable=False),
@@ -312,7 +308,7 @@ def upgrade() -> None:
     )
     op.create_table(
         bare("BatchPayload"),
-        sa.Column("batch_id", sa.BigInteger(), nullable=False),
+        sa.Column("batch_id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("content", BLOB, nullable=False),
         sa.PrimaryKeyConstraint("batch_id", name="pk_batch_payload"),
         schema="staging",
@@ -372,9 +368,7 @@ def upgrade() -> None:
         sa.Column("standing", sa.String(length=6), nullable=False),
         schema="staging",
     )
-    op.create_table(
-        bare("ContestedClick"), sa.Column("click_id", sa.Uuid(), nullable=False), schema="staging"
-    )
+    op.create_table(bare("ContestedClick"), sa.Column("click_id", sa.Uuid(), nullable=False), schema="staging")
     op.create_table(
         bare("DecidedFlag"),
         sa.Column("advertiser_id", sa.Integer(), nullable=False),
@@ -515,17 +509,16 @@ def upgrade() -> None:
         sa.Column("event_time", INSTANT, nullable=False),
         schema="staging",
     )
+    if op.get_bind().dialect.name == "postgresql":
+        # Compressed already: PostgreSQL's own try at it costs five times what storing it does.
+        op.execute("ALTER TABLE staging.BatchPayload ALTER COLUMN content SET STORAGE EXTERNAL")
 
 
 def downgrade() -> None:
     op.drop_table(bare("TouchedBudget"), schema="staging")
-    op.drop_index(
-        "ix_stagedclick_batch", table_name=bare("StagedClick"), schema="staging", postgresql_using="brin"
-    )
+    op.drop_index("ix_stagedclick_batch", table_name=bare("StagedClick"), schema="staging", postgresql_using="brin")
     op.drop_table(bare("StagedClick"), schema="staging")
-    op.drop_index(
-        "ix_stagedbudget_batch", table_name=bare("StagedBudget"), schema="staging", postgresql_using="brin"
-    )
+    op.drop_index("ix_stagedbudget_batch", table_name=bare("StagedBudget"), schema="staging", postgresql_using="brin")
     op.drop_table(bare("StagedBudget"), schema="staging")
     op.drop_index(
         "ix_stagedadvertiser_batch",

@@ -1,0 +1,60 @@
+"""`./spendgate test`: lint, types, import rules, SQL rules, all tests and their coverage. It checks, never fixes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from spendgate.settings import ROOT
+from spendgate.show import tell
+
+LEAST_COVERAGE = 90
+
+# Fast ones first: who broke a rule learns it in seconds.
+_CHECKS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("lint", ("ruff", "check", ".")),
+    ("format", ("ruff", "format", "--check", ".")),
+    ("types", ("mypy",)),
+    ("import rules", ("importlinter.cli", "lint-imports")),
+)
+
+
+def run_suite(arguments: Sequence[str]) -> int:
+    """Run everything, or only pytest with `arguments`; returns the exit status, 0 when all of it passed."""
+    if arguments:
+        return _run(("pytest", *arguments))
+    failed = [name for name, command in _CHECKS if _timed(name, command)]
+    _run(("coverage", "erase"))
+    if _timed("tests", ("coverage", "run", "-m", "pytest")):
+        failed.append("tests")
+    _run(("coverage", "combine", "-q"))
+    if _timed("coverage", ("coverage", "report", f"--fail-under={LEAST_COVERAGE}")):
+        failed.append("coverage")
+    tell(f"Failed: {', '.join(failed)}." if failed else "Everything passed.")
+    return 1 if failed else 0
+
+
+def _timed(name: str, command: tuple[str, ...]) -> bool:
+    """Run one part; True when it failed."""
+    tell(f"== {name}")
+    began = time.monotonic()
+    status = _run(command)
+    tell(f"== {name}: {'ok' if status == 0 else f'FAILED ({status})'} in {time.monotonic() - began:.0f} s")
+    return status != 0
+
+
+def _run(command: tuple[str, ...]) -> int:
+    environment = {name: value for name, value in os.environ.items() if not _is_own(name)}
+    environment["PYTHONPATH"] = os.pathsep.join((str(ROOT / "include"), str(ROOT)))
+    if command[0] == "importlinter.cli":
+        code = "import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())"
+        return subprocess.call([sys.executable, "-c", code], cwd=ROOT, env=environment)
+    return subprocess.call([sys.executable, "-m", *command], cwd=ROOT, env=environment)
+
+
+def _is_own(name: str) -> bool:
+    """Settings of the caller's home mustn't reach the tests; those that name servers to test on must."""
+    return name.startswith("SPENDGATE_") and not name.startswith("SPENDGATE_TEST_")
