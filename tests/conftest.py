@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import URL, create_engine, make_url, text
+from sqlalchemy import URL, Connection, create_engine, make_url, text
+from sqlalchemy.exc import DBAPIError
 
 from spendgate.local import postgres
 from spendgate.local.processes import Supervisor
@@ -60,6 +62,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("server_url", ["postgresql", mssql], indirect=True, scope="session")
 
 
+def _drop_database(connection: Connection, name: str, dialect: str) -> None:
+    if dialect == "postgresql":
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        return
+    for tries_left in reversed(range(20)):  # a session that was closed just now counts for a moment more
+        try:
+            connection.execute(text(f"DROP DATABASE {name}"))
+            return
+        except DBAPIError:
+            if not tries_left:
+                raise
+            time.sleep(0.25)
+
+
 @pytest.fixture
 def make_database(server_url: URL) -> Iterator[Callable[[], URL]]:
     """Makes empty databases on the server, and drops them after the test."""
@@ -76,8 +92,7 @@ def make_database(server_url: URL) -> Iterator[Callable[[], URL]]:
     yield make
     with admin.connect() as connection:
         for name in made:
-            force = " WITH (FORCE)" if server_url.get_backend_name() == "postgresql" else ""
-            connection.execute(text(f"DROP DATABASE {name}{force}"))
+            _drop_database(connection, name, server_url.get_backend_name())
     admin.dispose()
 
 

@@ -14,6 +14,8 @@ Rules that the design leaves open and this model fixes:
 
 - Every event that isn't rejected infers its unknown members, also when it is a duplicate or already
   superseded: only so do the rows not depend on the order of arrival.
+- An inferred ad has the smallest advertiser_id that any such click gave it.
+- Without a budget nothing remains: 0.
 - A text is as long as its UTF-16 code units: that is what an NVARCHAR column counts.
 - A time whose UTC instant lies outside the years 1 to 9999 isn't a time: wrong_type.
 - A body nested deeper than the JSON parser goes is not_json.
@@ -133,7 +135,7 @@ class Flag(NamedTuple):
     reason: str
     budget: Decimal | None
     spent_today: Decimal
-    remaining: Decimal | None
+    remaining: Decimal
     day: date
 
 
@@ -205,7 +207,7 @@ def read_amount(value: Any) -> Decimal:
     text = value.text if isinstance(value, Number) else value
     if not isinstance(text, str):
         raise RejectedError("wrong_type", "neither a number nor a string")
-    if text.lower() in ("nan", "infinity", "-infinity"):
+    if text.lower() in ("nan", "-nan", "infinity", "-infinity"):
         raise RejectedError("out_of_range", "not a finite number")
     match = DECIMAL.fullmatch(text)
     if match is None:
@@ -262,7 +264,7 @@ def read_text(longest: int, *, empty: bool = True, pattern: str | None = None) -
 
 # --- Reading one event ---------------------------------------------------------------------------------
 
-HTTP_URL = r"(?i:https?)://[^\x00-\x20\x7f/?#]+[^\x00-\x20\x7f]*"
+HTTP_URL = r"(?i:https?)://[^\s\x00-\x20\x7f/?#]+[^\s\x00-\x20\x7f]*"
 REQUIRED = object()
 
 
@@ -445,10 +447,12 @@ class Model:
             self.advertisers[new.advertiser_id] = Advertiser(
                 new.advertiser_id, *no_facts, is_active=False, updated_at=None, is_inferred=True
             )
-        if isinstance(new, Click) and new.ad_id not in self.ads:
-            self.ads[new.ad_id] = Ad(
-                new.ad_id, new.advertiser_id, *no_facts, is_active=False, updated_at=None, is_inferred=True
-            )
+        if isinstance(new, Click):
+            known = self.ads.get(new.ad_id)
+            if known is None or (known.is_inferred and known.advertiser_id > new.advertiser_id):
+                self.ads[new.ad_id] = Ad(
+                    new.ad_id, new.advertiser_id, *no_facts, is_active=False, updated_at=None, is_inferred=True
+                )
 
     def rejection_counts(self) -> dict[str, int]:
         """How many arrivals were rejected, by reason."""
@@ -542,7 +546,7 @@ class Model:
                 reason=reason,
                 budget=budget,
                 spent_today=spent_today,
-                remaining=None if budget is None else max(budget - spent_today, ZERO),
+                remaining=ZERO if budget is None else max(budget - spent_today, ZERO),
                 day=as_of.date(),
             )
         return flags

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tests.model import Click, Model, RejectedError, read_amount, read_event, read_time
 from tests.strategies import World, worlds
 

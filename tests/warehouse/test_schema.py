@@ -32,6 +32,24 @@ def test_the_migrated_schema_has_exactly_the_tables_and_columns_of_the_code(any_
     }
 
 
+def test_only_the_columns_of_the_code_number_themselves(any_warehouse: Warehouse) -> None:
+    """SQL Server refuses a value for a column that numbers itself, and makes any lone integer key one unless told."""
+    inspector = inspect(any_warehouse.engine)
+    numbered = {
+        f"{name}.{table}.{column['name']}".lower()
+        for name in SCHEMAS
+        for table in inspector.get_table_names(schema=name)
+        for column in inspector.get_columns(table, schema=name)
+        if column.get("identity") or column.get("autoincrement")
+    }
+    assert numbered == {
+        f"{table.fullname}.{column.name}".lower()
+        for table in METADATA.tables.values()
+        for column in table.columns
+        if column.identity is not None
+    }
+
+
 def test_a_second_migration_changes_nothing(any_warehouse: Warehouse) -> None:
     before, after = schema.migrate(any_warehouse)
     assert before == after is not None

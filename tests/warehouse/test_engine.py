@@ -1,0 +1,346 @@
+"""The one door: transactions, counts, and locks that hold between connections."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from sqlalchemy import URL, Connection, insert, select, text
+
+from spendgate.errors import PermanentError, RunUnderWayError, SpendGateError, WarehouseFullError
+from spendgate.ingest import PAYLOAD_SCHEMA
+from spendgate.local import postgres
+from spendgate.local.processes import Supervisor
+from spendgate.settings import Settings
+from spendgate.warehouse import schema
+from spendgate.warehouse.engine import Lock, Transaction, Warehouse, as_utc
+from spendgate.warehouse.tables import (
+    Ad,
+    BatchPayload,
+    NewClickGroup,
+    StagedClick,
+    TouchedDay,
+    to_stored,
+)
+from tests.factories import NOW
+
+
+def touch(transaction: Transaction, *advertisers: int) -> None:
+    transaction.run(
+        insert(TouchedDay),
+        [{"advertiser_id": number, "date_key": date(2026, 11, 21), "created_at": NOW} for number in advertisers],
+    )
+
+
+def touched(warehouse: Warehouse) -> list[int]:
+    with warehouse.transaction(read_only=True) as transaction:
+        return sorted(transaction.run(select(TouchedDay.c.advertiser_id)).scalars())
+
+
+# --- Transactions ------------------------------------------------------------------------------------------
+
+
+def test_a_transaction_is_kept_when_its_block_ends(any_warehouse: Warehouse) -> None:
+    with any_warehouse.transaction() as transaction:
+        touch(transaction, 1, 2)
+    assert touched(any_warehouse) == [1, 2]
+
+
+def fail_after_writing(warehouse: Warehouse) -> None:
+    with warehouse.transaction() as transaction:
+        touch(transaction, 1)
+        raise ZeroDivisionError
+
+
+def test_a_transaction_is_undone_when_its_block_raises(any_warehouse: Warehouse) -> None:
+    with pytest.raises(ZeroDivisionError):
+        fail_after_writing(any_warehouse)
+    assert touched(any_warehouse) == []
+
+
+def fail_in_the_second_statement(warehouse: Warehouse) -> None:
+    with warehouse.transaction() as transaction:
+        touch(transaction, 1, 2)
+        touch(transaction, 1)
+
+
+def test_a_statement_that_fails_undoes_the_ones_before_it(any_warehouse: Warehouse) -> None:
+    with pytest.raises(PermanentError):
+        fail_in_the_second_statement(any_warehouse)
+    assert touched(any_warehouse) == []
+
+
+def test_emptying_a_table_is_undone_with_its_transaction(any_warehouse: Warehouse) -> None:
+    row = {"advertiser_id": 1, "ad_id": 1, "date_key": date(2026, 11, 21)}
+    with any_warehouse.transaction() as transaction:
+        transaction.run(insert(NewClickGroup), [row])
+    with any_warehouse.transaction() as transaction:
+        transaction.empty(NewClickGroup)
+        assert transaction.run(select(NewClickGroup)).all() == []
+        transaction.connection.rollback()
+    with any_warehouse.transaction() as transaction:
+        assert len(transaction.run(select(NewClickGroup)).all()) == 1
+
+
+def test_a_read_only_transaction_keeps_nothing(any_warehouse: Warehouse) -> None:
+    with suppress(SpendGateError), any_warehouse.transaction(read_only=True) as transaction:
+        touch(transaction, 1)
+    assert touched(any_warehouse) == []
+
+
+def test_a_read_only_transaction_refuses_to_write_on_postgresql(warehouse: Warehouse) -> None:
+    with pytest.raises(PermanentError, match="read-only"), warehouse.transaction(read_only=True) as transaction:
+        touch(transaction, 1)
+
+
+def test_every_statement_says_how_many_rows_it_changed(any_warehouse: Warehouse) -> None:
+    """Also after a lock and a batch id, whose batches must not switch counting off."""
+    with any_warehouse.transaction() as transaction:
+        transaction.hold(Lock.BUILD)
+        transaction.next_batch_id()
+        touch(transaction, 1, 2, 3)
+        assert transaction.execute("spend/take_touched_days", limit=2) == 2
+        assert transaction.execute("spend/remember_days_to_check") == 2
+        assert transaction.execute("spend/remember_days_to_check") == 0
+        assert transaction.execute("spend/forget_touched_days") == 2
+        assert transaction.run(TouchedDay.delete()).rowcount == 1
+    assert touched(any_warehouse) == []
+
+
+def test_no_rows_are_nothing_to_run(any_warehouse: Warehouse) -> None:
+    with any_warehouse.transaction() as transaction:
+        assert transaction.run(insert(TouchedDay), []) is None
+
+
+def test_batch_ids_grow_also_over_a_rollback(any_warehouse: Warehouse) -> None:
+    ids = []
+    for _ in range(3):
+        with any_warehouse.transaction() as transaction:
+            ids.append(transaction.next_batch_id())
+            transaction.connection.rollback()
+    assert ids == sorted(set(ids))
+
+
+def test_times_are_stored_as_utc_milliseconds_whatever_zone_they_come_in(any_warehouse: Warehouse) -> None:
+    instant = datetime(2026, 11, 22, 1, 2, 3, 456_000, tzinfo=timezone(timedelta(hours=5, minutes=30)))
+    flags = {"is_active": 1, "is_inferred": 0}
+    row = {"ad_id": 1, "advertiser_id": 1, "ad_title": "t", **flags, "created_at": instant, "updated_at": instant}
+    with any_warehouse.transaction() as transaction:
+        transaction.run(insert(Ad), [row])
+        _, plain = transaction.select("SELECT a.updated_at FROM ads.Ad AS a WHERE a.updated_at = @at", at=instant)
+        assert transaction.run(select(Ad.c.updated_at)).scalar_one() == instant
+    assert [as_utc(found.updated_at) for found in plain] == [instant]
+    assert (
+        plain[0].updated_at
+        == to_stored(instant)
+        == datetime(2026, 11, 21, 19, 32, 3, 456_000, tzinfo=UTC).replace(tzinfo=None)
+    )
+
+
+@pytest.mark.mssql
+@pytest.mark.parametrize("server_url", ["mssql"], indirect=True)
+def test_sessions_on_sql_server_abort_whole_transactions_and_count_rows(warehouse: Warehouse) -> None:
+    def options(connection: Connection) -> tuple[int, int]:
+        found = int(connection.exec_driver_sql("SELECT @@OPTIONS").scalar_one())
+        return found & 16384, found & 512
+
+    with warehouse.transaction() as transaction:
+        transaction.hold(Lock.BUILD)
+        assert options(transaction.connection) == (16384, 0)
+    with warehouse.transaction() as transaction:  # the same connection, from the pool
+        assert options(transaction.connection) == (16384, 0)
+
+
+# --- Locks -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(any_warehouse: Warehouse) -> Iterator[Warehouse]:
+    """The same warehouse for somebody who waits half a second."""
+    other = Warehouse(any_warehouse.url, lock_timeout=0.5)
+    yield other
+    other.close()
+
+
+def holds(warehouse: Warehouse, lock: Lock, *, shared: bool = False) -> bool:
+    """Whether `lock` can be had within the time-out."""
+    try:
+        with warehouse.transaction() as transaction:
+            transaction.hold(lock, shared=shared)
+    except RunUnderWayError:
+        return False
+    return True
+
+
+def test_an_exclusive_lock_shuts_everybody_else_out(any_warehouse: Warehouse, impatient: Warehouse) -> None:
+    with any_warehouse.transaction() as transaction:
+        transaction.hold(Lock.STAGING)
+        assert not holds(impatient, Lock.STAGING)
+        assert not holds(impatient, Lock.STAGING, shared=True)
+        assert holds(impatient, Lock.BUILD)
+    assert holds(impatient, Lock.STAGING)
+
+
+def test_a_shared_lock_is_shared_and_shuts_out_who_wants_it_alone(
+    any_warehouse: Warehouse, impatient: Warehouse
+) -> None:
+    with any_warehouse.transaction() as transaction:
+        transaction.hold(Lock.STAGING, shared=True)
+        assert holds(impatient, Lock.STAGING, shared=True)
+        assert not holds(impatient, Lock.STAGING)
+
+
+def test_a_lock_goes_with_its_transaction_however_it_ends(any_warehouse: Warehouse, impatient: Warehouse) -> None:
+    with suppress(ZeroDivisionError), any_warehouse.transaction() as transaction:
+        transaction.hold(Lock.BUILD)
+        raise ZeroDivisionError
+    assert holds(impatient, Lock.BUILD)
+
+
+def test_waiting_in_vain_is_one_sentence_that_names_the_lock(any_warehouse: Warehouse, impatient: Warehouse) -> None:
+    began = time.monotonic()
+    with any_warehouse.transaction() as transaction:
+        transaction.hold(Lock.BUILD)
+        with (
+            pytest.raises(RunUnderWayError, match="Another run held the build lock"),
+            impatient.transaction() as late,
+        ):
+            late.hold(Lock.BUILD)
+    assert 0.4 < time.monotonic() - began < 10
+
+
+def test_who_waits_gets_the_lock_when_it_is_given_back(any_warehouse: Warehouse) -> None:
+    held, order = threading.Event(), []
+
+    def first() -> None:
+        with any_warehouse.transaction() as transaction:
+            transaction.hold(Lock.BUILD)
+            held.set()
+            time.sleep(0.5)
+            order.append("first")
+
+    def second() -> None:
+        assert held.wait(20)
+        with any_warehouse.transaction() as transaction:
+            transaction.hold(Lock.BUILD)
+            order.append("second")
+            transaction.next_batch_id()  # the transaction that waited is as good as any
+
+    with ThreadPoolExecutor(2) as pool:
+        for running in [pool.submit(second), pool.submit(first)]:
+            running.result(timeout=60)
+    assert order == ["first", "second"]
+
+
+def test_trying_for_a_lock_answers_at_once(any_warehouse: Warehouse, impatient: Warehouse) -> None:
+    with any_warehouse.transaction() as transaction:
+        assert transaction.try_hold(Lock.STAGING)
+        assert transaction.try_hold(Lock.STAGING)  # one's own lock is no obstacle
+        with impatient.transaction() as other:
+            began = time.monotonic()
+            assert not other.try_hold(Lock.STAGING)
+            assert time.monotonic() - began < 0.4
+            other.next_batch_id()  # the transaction goes on
+    with impatient.transaction() as other:
+        assert other.try_hold(Lock.STAGING)
+
+
+def test_locks_of_another_database_on_the_server_are_no_obstacle(
+    any_warehouse: Warehouse, make_database: Callable[[], URL]
+) -> None:
+    other = Warehouse(make_database())
+    try:
+        with any_warehouse.transaction() as transaction, other.transaction() as elsewhere:
+            assert transaction.try_hold(Lock.BUILD)
+            assert elsewhere.try_hold(Lock.BUILD)
+    finally:
+        other.close()
+
+
+# --- A full disk -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def small_disk(place: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of some megabytes at `place`; unmounted again whatever happens."""
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    if os.geteuid() != 0 or mount is None or umount is None:
+        pytest.skip("needs root, to mount a small tmpfs")
+    place.mkdir()
+    options = f"size={megabytes}m,mode=755"
+    made = subprocess.run([mount, "-t", "tmpfs", "-o", options, "spendgate-test", str(place)], capture_output=True)
+    if made.returncode != 0:
+        pytest.skip(f"may not mount a tmpfs here: {made.stderr.decode().strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run([umount, "--lazy", str(place)], check=True)
+
+
+@pytest.fixture
+def cramped(tmp_path: Path) -> Iterator[tuple[Warehouse, Path]]:
+    """A warehouse on a disk with room for little more than its schema, and a file that can make room."""
+    with small_disk(tmp_path / "disk", 160) as disk:
+        settings = Settings(home=disk / "home")
+        settings.home.mkdir()
+        supervisor = Supervisor(settings.home)
+        try:
+            postgres.start(supervisor, settings, lambda _: None)
+            url = postgres.url(supervisor)
+            assert url is not None
+            warehouse = Warehouse(url)
+            schema.migrate(warehouse)
+            with warehouse.transaction() as transaction:
+                # Unlogged, it is the data that finds no room. PostgreSQL whose log finds none stops, which is
+                # another failure: a warehouse that went away, and `./spendgate up` says what it needs.
+                transaction.connection.execute(text(f"ALTER TABLE {BatchPayload.fullname} SET UNLOGGED"))
+            (disk / "ballast").write_bytes(bytes(30_000_000))
+            yield warehouse, disk / "ballast"
+            warehouse.close()
+        finally:
+            supervisor.stop(signals={postgres.NAME: postgres.STOP_SIGNAL})
+
+
+def fill(load: Callable[[int], object]) -> None:
+    for number in range(1, 200):
+        load(number)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_as_such_and_the_warehouse_works_again_when_there_is_room(
+    cramped: tuple[Warehouse, Path],
+) -> None:
+    warehouse, ballast = cramped
+    content = os.urandom(2_000_000)
+
+    def load(number: int) -> None:
+        warehouse.bulk_load(BatchPayload, pa.table([[number], [content]], schema=PAYLOAD_SCHEMA))
+
+    with pytest.raises(WarehouseFullError, match="no disk space left"):
+        fill(load)
+
+    def insert_row(number: int) -> None:
+        with warehouse.transaction() as transaction:
+            transaction.run(insert(BatchPayload), [{"batch_id": 10_000 + number, "content": content}])
+
+    with pytest.raises(WarehouseFullError, match="free some and run again") as failure:
+        fill(insert_row)
+    assert "\n" not in str(failure.value)
+    ballast.unlink()
+    with warehouse.transaction() as transaction:
+        transaction.empty(BatchPayload)
+    load(1)
+    with warehouse.transaction() as transaction:
+        assert transaction.run(select(BatchPayload.c.batch_id)).scalars().all() == [1]
+        assert transaction.run(select(StagedClick)).all() == []
+        assert transaction.connection.execute(text("SELECT 1")).scalar_one() == 1
