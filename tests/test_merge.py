@@ -121,21 +121,21 @@ def test_created_at_is_when_a_row_came_and_updated_at_the_version_that_holds(any
 # --- Conflicts -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("first", "other"),
-    [
-        (click(), click(amount="2.0001")),
-        (click(), click(ad_id=11)),
-        (click(), click(is_valid=False)),
-        (budget(), budget(source="ui")),
-        (advertiser(), advertiser(name="norvale")),
-        (advertiser(), advertiser(industry="travel")),
-        (advertiser(country="NL"), advertiser()),
-        (ad(), ad(ad_title="Boots ")),
-        (ad(), ad(ad_format="")),
-    ],
-    ids=lambda body: body.decode()[-40:],
-)
+CONFLICTS = {
+    "amount": (click(), click(amount="2.0001")),
+    "ad": (click(), click(ad_id=11)),
+    "verdict": (click(), click(is_valid=False)),
+    "source": (budget(), budget(source="ui")),
+    "letter case": (advertiser(), advertiser(name="norvale")),
+    "null to text": (advertiser(), advertiser(industry="travel")),
+    "text to null": (advertiser(country="NL"), advertiser()),
+    "title": (ad(), ad(ad_title="Tents")),
+    "trailing space": (ad(), ad(ad_title="Boots ")),
+    "null to empty": (ad(), ad(ad_format="")),
+}
+
+
+@pytest.mark.parametrize(("first", "other"), CONFLICTS.values(), ids=CONFLICTS)
 def test_an_equal_version_of_other_content_is_rejected_and_what_came_first_stays(
     any_warehouse: Warehouse, first: bytes, other: bytes
 ) -> None:

@@ -128,6 +128,41 @@ def test_a_budget_that_comes_or_goes_is_a_change_though_no_other_number_is(any_w
     assert hours(any_warehouse) == [(8, 0, 0, None, False)]
 
 
+# Each changes one number of the window at 10:00 and no other.
+SINGLE_CHANGES = {
+    "click_count": ([click(1, at(21, 10), "1")], [click(2, at(21, 10), "0")]),
+    "gross_spend": (
+        [click(1, at(21, 10), "1", updated_at=at(21, 10))],
+        [click(1, at(21, 10), "2", updated_at=at(21, 11))],
+    ),
+    "invalid_spend": (
+        [click(1, at(21, 10), "1", is_valid=False)],
+        [click(1, at(21, 10), "2", is_valid=False, updated_at=at(21, 11))],
+    ),
+    "net_spend": (
+        [budget(1, at(21), "5"), click(1, at(21, 8), "8"), budget(2, at(21, 9), "5"), budget(3, at(21, 10), "9")],
+        [budget(4, at(21, 8), "9")],
+    ),
+    "can_serve": (
+        [budget(1, at(21), "9"), click(1, at(21, 8), "8"), click(2, at(21, 10), "1", is_valid=False)],
+        [click(3, at(21, 8), "1")],
+    ),
+    "budget_at_time": ([click(1, at(21, 10), "0")], [budget(1, at(21), "0")]),
+}
+
+
+@pytest.mark.parametrize("number", SINGLE_CHANGES)
+def test_a_window_is_written_again_when_any_one_of_its_numbers_changes(any_warehouse: Warehouse, number: str) -> None:
+    bench = Bench(any_warehouse)
+    bodies, change = SINGLE_CHANGES[number]
+    bench.build(*bodies)
+    before = windows_of(any_warehouse)[1, "hour", at(21, 10)]
+    bench.build(*change)
+    after = windows_of(any_warehouse)[1, "hour", at(21, 10)]
+    assert before._replace(**{number: getattr(after, number)}) == after != before
+    assert_rows_are(any_warehouse, modelled([*bodies, *change]), flags=False)
+
+
 def test_a_window_goes_when_its_last_click_moves_away(any_warehouse: Warehouse) -> None:
     bench = Bench(any_warehouse)
     bench.build(click(1, at(21, 8)), click(2, at(21, 9)))

@@ -30,7 +30,7 @@ STAGED_EVENTS = Asset("spendgate-staged-events", uri="spendgate://staging/events
 RETRIES: dict[str, Any] = {
     "retries": 4,
     "retry_delay": timedelta(seconds=15),
-    "retry_exponential_backoff": True,
+    "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(minutes=10),
 }
 
@@ -55,8 +55,8 @@ def open_pipeline() -> Iterator[Pipeline]:
 
     A PermanentError inside fails the task at once; a TransientError leaves it to Airflow's retries.
     """
-    settings = load_settings()
     with failing_permanently():
+        settings = load_settings()
         warehouse = Warehouse(_warehouse_url(settings), lock_timeout=settings.lock_timeout)
         try:
             yield Pipeline(settings, warehouse, _kafka_properties(settings))

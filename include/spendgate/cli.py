@@ -8,14 +8,13 @@ import traceback
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from spendgate.errors import ConfigurationError, SpendGateError
 
 app = typer.Typer(
     help="SpendGate: click and budget events in, spend windows and can_serve flags out.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -25,7 +24,7 @@ app = typer.Typer(
 
 def main() -> NoReturn:
     """Run a command; an error is one sentence on stderr and exit status 1, with --debug its traceback too."""
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] or ["--help"]
     debug = "--debug" in arguments and arguments[:1] != ["test"]
     if debug:
         arguments = [argument for argument in arguments if argument != "--debug"]
@@ -34,9 +33,9 @@ def main() -> NoReturn:
         status = app(arguments, prog_name="./spendgate", standalone_mode=False)
     except SpendGateError as error:
         status = _fail(str(error), debug)
-    except click.ClickException as error:
+    except TyperException as error:  # Typer's own: it no longer raises those of the package click
         status = _fail(f"{error.format_message()} (see --help)", debug, 2)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         status = _fail("Stopped.", debug, 130)
     except BrokenPipeError:
         sys.stderr.close()
@@ -251,7 +250,7 @@ def bench(
     run_benchmark(name, clicks=clicks, days=days, as_json=as_json)
 
 
-gaps = typer.Typer(help="Events that retention removed before they were read.", no_args_is_help=True)
+gaps = typer.Typer(help="Events that retention removed before they were read.")
 app.add_typer(gaps, name="gaps")
 
 

@@ -1,0 +1,268 @@
+"""Real DAG runs against a real warehouse and broker: what they report, and what makes them fail.
+
+Airflow can't be imported into the tests' own process (it reads its configuration once and makes a home), and it
+takes its time to load: one process of its own does all runs and says how each ended.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+from tests.factories import advertiser, budget, click, flags_of
+
+from spendgate.clock import format_instant, utc_now
+from spendgate.demo import start_services
+from spendgate.local import airflow as airflow_service
+from spendgate.local import services
+from spendgate.settings import Settings
+from spendgate.streams.publish_file import publish_lines
+from spendgate.warehouse import schema
+from spendgate.warehouse.engine import Warehouse
+
+pytestmark = [pytest.mark.slow]
+
+NOBODY = "127.0.0.1:1"
+WAREHOUSE_NOWHERE = f"postgresql+psycopg://me:hush@{NOBODY}/ads"
+KAFKA_NOWHERE = json.dumps({"conn_type": "kafka", "extra": {"bootstrap.servers": NOBODY}})
+
+RUNS = """
+import json, os, sys
+from spendgate.clock import parse_instant
+from spendgate.errors import SpendGateError
+from spendgate.settings import load_settings
+from spendgate import airflow_adapter as adapter
+
+def end_of(action):
+    try:
+        return {"reports": action()}
+    except Exception as error:
+        return {"error": type(error).__name__, "sentence": str(error), "ours": isinstance(error, SpendGateError)}
+
+def build(conf):
+    # As a person triggers it, with what they typed.
+    from airflow.dag_processing.dagbag import BundleDagBag
+    folder = adapter.ROOT / "dags"
+    bag = BundleDagBag(dag_folder=folder, bundle_path=folder, bundle_name="dags-folder")
+    dag = bag.dags["build_spend"]
+    for task in dag.tasks:
+        task.retries = 0
+    adapter._FAILURES.clear()
+    adapter._REPORTS.clear()
+    state = str(dag.test(logical_date=None, run_conf=conf).state)
+    return {"state": state, "failures": [str(error) for error in adapter._FAILURES], **adapter._REPORTS}
+
+def marked(error):
+    with adapter.failing_permanently():
+        raise error
+
+ends = {}
+before = dict(os.environ)
+for scenario in json.loads(sys.stdin.read()):
+    os.environ.update(scenario["environment"])
+    load_settings.cache_clear()
+    if "conf" in scenario:
+        ends[scenario["name"]] = end_of(lambda: build(scenario["conf"]))
+    else:
+        as_of = scenario.get("as_of")
+        announced = []
+        end = end_of(lambda: adapter.run_headless(as_of and parse_instant(as_of), announced.append))
+        ends[scenario["name"]] = {**end, "announced": announced}
+    os.environ.clear()
+    os.environ.update(before)
+ends["marks"] = [
+    end_of(lambda: marked(error))["error"]
+    for error in (adapter.PermanentError("no"), adapter.ConfigurationError("no"),
+                  __import__("spendgate.errors").errors.TransientError("later"), ValueError("a bug"))
+]
+print("ENDS " + json.dumps(ends))
+"""
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    made = Settings(home=tmp_path_factory.mktemp("dag-runs"))
+    try:
+        start_services(made, airflow=False)
+        yield made
+    finally:
+        services.down(made, lambda _: None)
+
+
+NOW = utc_now()
+HOUR_AGO = NOW - timedelta(hours=1)
+BEFORE_THE_BUDGET = format_instant(NOW - timedelta(days=3))
+
+
+@pytest.fixture(scope="module")
+def other(settings: Settings) -> str:
+    """A second warehouse on the same server, migrated and empty, as SQLAlchemy's URL."""
+    url = services.warehouse_url(settings)
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("CREATE DATABASE elsewhere"))
+    engine.dispose()
+    warehouse = Warehouse(url.set(database="elsewhere"))
+    schema.migrate(warehouse)
+    warehouse.close()
+    return url.set(database="elsewhere").render_as_string(hide_password=False)
+
+
+def scenarios(settings: Settings, other: str) -> list[dict[str, Any]]:
+    """What is run, in this order, all over the same topics."""
+    kafka = services.kafka_properties(settings)["bootstrap.servers"]
+    connection = other.replace("postgresql+psycopg", "postgres")
+    return [
+        {"name": "first", "environment": {}, "as_of": format_instant(HOUR_AGO)},
+        {"name": "nothing new", "environment": {}, "as_of": format_instant(HOUR_AGO)},
+        {"name": "as of", "environment": {}, "as_of": BEFORE_THE_BUDGET},
+        {"name": "conf as of", "environment": {}, "conf": {"as_of": "2026-11-21T18:00:00+02:00"}},
+        {"name": "as of no time", "environment": {}, "conf": {"as_of": "tomorrow"}},
+        {"name": "as of without offset", "environment": {}, "conf": {"as_of": "2026-11-21T18:00:00"}},
+        {"name": "broker away", "environment": {"SPENDGATE_KAFKA_BOOTSTRAP": NOBODY, "SPENDGATE_STREAM_TIMEOUT": "2"}},
+        {"name": "warehouse away", "environment": {"SPENDGATE_WAREHOUSE_URL": WAREHOUSE_NOWHERE}},
+        {"name": "no such stream", "environment": {"SPENDGATE_STREAMS": "ad-clicks,nope"}},
+        {"name": "wrong setting", "environment": {"SPENDGATE_BATCH_SIZE": "lots"}},
+        {
+            "name": "connections",
+            "as_of": format_instant(HOUR_AGO),
+            "environment": {
+                "SPENDGATE_WAREHOUSE_URL": WAREHOUSE_NOWHERE,
+                "SPENDGATE_KAFKA_BOOTSTRAP": NOBODY,
+                "AIRFLOW_CONN_SPENDGATE_WAREHOUSE": connection,
+                "AIRFLOW_CONN_SPENDGATE_KAFKA": json.dumps(
+                    {"conn_type": "kafka", "extra": {"bootstrap.servers": kafka}}
+                ),
+            },
+        },
+        {
+            "name": "kafka connection to nowhere",
+            "environment": {"AIRFLOW_CONN_SPENDGATE_KAFKA": KAFKA_NOWHERE, "SPENDGATE_STREAM_TIMEOUT": "2"},
+        },
+        {
+            "name": "kafka connection without servers",
+            "environment": {"AIRFLOW_CONN_SPENDGATE_KAFKA": json.dumps({"conn_type": "kafka", "extra": {}})},
+        },
+        {
+            "name": "warehouse connection of another type",
+            "environment": {"AIRFLOW_CONN_SPENDGATE_WAREHOUSE": "mysql://me:hush@127.0.0.1:1/ads"},
+        },
+    ]
+
+
+@pytest.fixture(scope="module")
+def ends(settings: Settings, other: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """How each run ended, by its scenario's name."""
+    bodies = [
+        advertiser(NOW - timedelta(days=5)),
+        budget(1, NOW - timedelta(days=1), "5"),
+        click(1, HOUR_AGO, "2"),
+        click(2, HOUR_AGO, "3"),
+        click(2, HOUR_AGO, "3"),
+        b"not json",
+    ]
+    publish_lines(bodies, services.kafka_properties(settings), stream="ad-clicks", timeout=15)
+    airflow_service.migrate_metadata(settings, headless=True)
+    environment = airflow_service.environment(settings, headless=True)
+    environment["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "ERROR"
+    log = tmp_path_factory.mktemp("log") / "runs.log"
+    with log.open("w") as output:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", RUNS],
+            input=json.dumps(scenarios(settings, other)),
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+    lines = log.read_text().splitlines()
+    assert done.returncode == 0, "\n".join(lines[-40:])
+    (told,) = (line for line in lines if line.startswith("ENDS "))
+    return dict(json.loads(told.removeprefix("ENDS ")))
+
+
+def test_both_dags_succeed_and_every_step_reports_its_numbers(ends: dict[str, Any]) -> None:
+    first = ends["first"]
+    assert first["announced"] == ["ingest_events", "build_spend"]
+    reports = first["reports"]
+    assert reports["list_partitions"] == {"partitions": 6}
+    intake = reports["ingest_events"]
+    assert (intake["partitions"], intake["events"], intake["rejected"]) == (6, 6, {"not_json": 1})
+    merged = reports["merge_events"]
+    assert (merged["inserted"], merged["duplicates"]) == (4, 1)
+    assert reports["rebuild_windows"]["windows_built"] > 0
+    assert reports["decide_flags"]["flipped"] == 1
+    assert reports["publish_flags"] == {"messages": 1}
+    assert reports["check_spend"]["days"] == reports["rebuild_windows"]["days"]
+
+
+def test_a_pass_with_nothing_new_succeeds_and_changes_nothing(ends: dict[str, Any]) -> None:
+    reports = ends["nothing new"]["reports"]
+    assert reports["ingest_events"]["events"] == 0
+    assert "announce_staged" not in reports
+    assert reports["rebuild_windows"]["days"] == 0
+    assert (reports["decide_flags"]["flipped"], reports["publish_flags"]["messages"]) == (0, 0)
+
+
+def test_flags_are_decided_as_of_the_instant_that_is_asked_for(ends: dict[str, Any]) -> None:
+    decided = ends["as of"]["reports"]["decide_flags"]
+    assert (decided["as_of"], decided["flipped"]) == (BEFORE_THE_BUDGET, 1)
+
+
+def test_a_persons_as_of_is_a_parameter_of_the_run(ends: dict[str, Any]) -> None:
+    reports = ends["conf as of"]["reports"]
+    assert reports["state"] == "success"
+    assert reports["decide_flags"]["as_of"] == "2026-11-21T16:00:00.000Z"
+
+
+@pytest.mark.parametrize("name", ["as of no time", "as of without offset"])
+def test_an_as_of_that_is_no_instant_decides_nothing_and_says_what_to_write(ends: dict[str, Any], name: str) -> None:
+    end = ends[name]
+    said = end.get("sentence") or " ".join(end["reports"]["failures"])
+    assert "as_of" in said or "write it like 2026-11-21T18:00:00Z" in said
+    assert "decide_flags" not in end.get("reports", {})
+
+
+def test_a_transient_failure_fails_the_run_with_its_sentence(ends: dict[str, Any]) -> None:
+    assert ends["broker away"]["error"] == "StreamUnavailableError"
+    assert NOBODY in ends["broker away"]["sentence"]
+    assert ends["broker away"]["announced"] == ["ingest_events"]
+    assert ends["warehouse away"]["error"] == "WarehouseUnavailableError"
+    assert "hush" not in ends["warehouse away"]["sentence"]
+
+
+def test_a_permanent_failure_fails_the_run_with_its_sentence(ends: dict[str, Any]) -> None:
+    assert ends["no such stream"]["error"] == "StreamUnknownError"
+    assert "nope" in ends["no such stream"]["sentence"]
+    assert ends["wrong setting"]["error"] == "ConfigurationError"
+    assert "SPENDGATE_BATCH_SIZE" in ends["wrong setting"]["sentence"]
+
+
+def test_only_what_may_go_away_by_itself_is_left_to_airflows_retries(ends: dict[str, Any]) -> None:
+    assert ends["marks"] == ["AirflowFailException", "AirflowFailException", "TransientError", "ValueError"]
+
+
+def test_airflows_connections_go_before_the_settings(ends: dict[str, Any], other: str) -> None:
+    assert ends["connections"]["reports"]["ingest_events"]["events"] == 6
+    warehouse = Warehouse(other)
+    assert [row.flag.reason for row in flags_of(warehouse).values()] == ["exhausted"]
+    warehouse.close()
+    assert ends["kafka connection to nowhere"]["error"] == "StreamUnavailableError"
+
+
+def test_a_connection_that_can_not_be_used_is_named_with_what_it_lacks(ends: dict[str, Any]) -> None:
+    without = ends["kafka connection without servers"]
+    assert without["error"] == "ConfigurationError"
+    assert "Connection spendgate_kafka has no bootstrap.servers" in without["sentence"]
+    other_type = ends["warehouse connection of another type"]
+    assert other_type["error"] == "ConfigurationError"
+    assert "Connection spendgate_warehouse is of type mysql; make it mssql or postgres" in other_type["sentence"]
+    assert "hush" not in other_type["sentence"]
