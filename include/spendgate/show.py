@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -82,6 +83,8 @@ def _text(value: object) -> str:
 
 
 def _json(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return _text(value)  # JSON has no NaN
     return value if value is None or isinstance(value, int | float | bool) else _text(value)
 
 

@@ -1,4 +1,6 @@
 -- Purpose: the days that ./spendgate status checks: all windows from an instant on.
+--   Sorted, so that all of it is found out before the first row is stored: PostgreSQL would else look each row
+--   up in the rows that it has just stored, when it took the table for empty.
 -- Parameters: @from DATETIME2(3)
 -- Grain: one row an advertiser and day
 -- Rerun: in a transaction that is rolled back
@@ -14,4 +16,5 @@ WHERE w.grain = 'day'
     AND NOT EXISTS (
         SELECT 1 FROM staging.CheckedDay AS k
         WHERE k.advertiser_id = w.advertiser_id AND k.day_start = w.window_start
-    );
+    )
+ORDER BY w.window_start, w.advertiser_id;

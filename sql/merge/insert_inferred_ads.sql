@@ -1,5 +1,7 @@
 -- Purpose: an ad that clicks speak of before anybody announced it becomes an inferred member;
 --   of several advertisers that clicks give it, the one with the smallest id, whatever came first.
+--   Sorted, so that all of it is found out before the first row is stored: PostgreSQL would else look each row
+--   up in the rows that it has just stored, when it took the table for empty.
 -- Parameters: @now DATETIME2(3)
 -- Grain: one row an ad
 -- Rerun: a known ad is left out
@@ -23,4 +25,5 @@ FROM (
     ) AS n
     GROUP BY n.ad_id
 ) AS m
-WHERE NOT EXISTS (SELECT 1 FROM ads.Ad AS a WHERE a.ad_id = m.ad_id);
+WHERE NOT EXISTS (SELECT 1 FROM ads.Ad AS a WHERE a.ad_id = m.ad_id)
+ORDER BY m.ad_id DESC;

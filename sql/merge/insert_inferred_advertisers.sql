@@ -1,5 +1,7 @@
 -- Purpose: an advertiser that clicks, budgets or ads speak of before anybody announced it
 --   becomes an inferred member, so that its money is counted. Every version infers, so the order of arrival doesn't matter.
+--   Sorted, so that all of it is found out before the first row is stored: PostgreSQL would else look each row
+--   up in the rows that it has just stored, when it took the table for empty.
 -- Parameters: @now DATETIME2(3)
 -- Grain: one row an advertiser
 -- Rerun: a known advertiser is left out
@@ -20,4 +22,5 @@ FROM (
     UNION
     SELECT v.advertiser_id FROM staging.AdVersion AS v WHERE v.arrival > 0 AND v.standing <> 'clash'
 ) AS m
-WHERE NOT EXISTS (SELECT 1 FROM ads.Advertiser AS a WHERE a.advertiser_id = m.advertiser_id);
+WHERE NOT EXISTS (SELECT 1 FROM ads.Advertiser AS a WHERE a.advertiser_id = m.advertiser_id)
+ORDER BY m.advertiser_id DESC;

@@ -1,4 +1,6 @@
 -- Purpose: store the newest version of every advertiser that isn't stored yet.
+--   Sorted, so that all of it is found out before the first row is stored: PostgreSQL would else look each row
+--   up in the rows that it has just stored, when it took the table for empty.
 -- Parameters: @now DATETIME2(3)
 -- Grain: one row an advertiser
 -- Rerun: a stored key is left out
@@ -24,4 +26,5 @@ SELECT
 FROM staging.AdvertiserVersion AS v
 WHERE v.standing = 'held'
     AND v.arrival > 0
-    AND NOT EXISTS (SELECT 1 FROM ads.Advertiser AS c WHERE c.advertiser_id = v.advertiser_id);
+    AND NOT EXISTS (SELECT 1 FROM ads.Advertiser AS c WHERE c.advertiser_id = v.advertiser_id)
+ORDER BY v.advertiser_id;

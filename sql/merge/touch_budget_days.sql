@@ -1,5 +1,7 @@
 -- Purpose: a budget event touches its own day, and every later day that has windows up to the
 --   advertiser's next budget event, that event's day included: its hours before the event depend on it too.
+--   Sorted, so that all of it is found out before the first row is stored: PostgreSQL would else look each row
+--   up in the rows that it has just stored, when it took the table for empty.
 -- Parameters: @now DATETIME2(3)
 -- Grain: one row an advertiser and day
 -- Rerun: a touched day is left out
@@ -33,4 +35,5 @@ FROM (
 ) AS d
 WHERE NOT EXISTS (
         SELECT 1 FROM etl.TouchedDay AS t WHERE t.advertiser_id = d.advertiser_id AND t.date_key = d.date_key
-    );
+    )
+ORDER BY d.date_key, d.advertiser_id;

@@ -1,4 +1,6 @@
 -- Purpose: windows that weren't there before.
+--   Sorted, so that all of it is found out before the first row is stored: PostgreSQL would else look each row
+--   up in the rows that it has just stored, when it took the table for empty.
 -- Parameters: @now DATETIME2(3)
 -- Grain: one row a window
 -- Rerun: a stored window is left out
@@ -35,4 +37,5 @@ WHERE NOT EXISTS (
         WHERE s.advertiser_id = b.advertiser_id
             AND s.window_start = b.window_start
             AND s.grain = b.grain
-    );
+    )
+ORDER BY b.advertiser_id, b.window_start, b.grain;

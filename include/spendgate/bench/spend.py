@@ -10,12 +10,12 @@ from sqlalchemy import insert, text
 from spendgate.bench.ingest import ADVERTISERS, Figures, Rows, fresh_warehouse
 from spendgate.clock import utc_now
 from spendgate.flags import Flags
-from spendgate.merge import Merge
+from spendgate.merge import Merge, hours_of
 from spendgate.settings import Settings
 from spendgate.show import tell
 from spendgate.spend import Spend
 from spendgate.warehouse.engine import Warehouse
-from spendgate.warehouse.tables import TouchedDay
+from spendgate.warehouse.tables import TimeHierarchy, TouchedDay
 
 TOUCHED_SHARE = 100  # one advertiser in a hundred
 TRIES = 5
@@ -38,6 +38,10 @@ FROM generate_series(1, :advertisers) AS a, unnest(ARRAY[0, 9, 17]) AS h
 _MEMBERS = """
 INSERT INTO ads.Advertiser SELECT a, 'bench', NULL, NULL, 1, 0, now(), now() FROM generate_series(1, :advertisers) AS a
 """
+_ADS = """
+INSERT INTO ads.Ad SELECT 5 * a + n, a, 'bench', NULL, NULL, 1, 0, now(), now()
+FROM generate_series(1, :advertisers) AS a, generate_series(0, 4) AS n
+"""
 _SCAN = """
 SELECT advertiser_id, time_key, COUNT(*) AS click_count,
     SUM(CASE WHEN is_valid = 1 THEN amount ELSE 0 END) AS gross_spend,
@@ -53,6 +57,7 @@ def measure_spend(settings: Settings, clicks: int, days: int) -> tuple[Figures, 
     today = (utc_now() - timedelta(days=1)).date()
     tell(f"making a day of {clicks:,} clicks of {ADVERTISERS:,} advertisers")
     _run(warehouse, _MEMBERS, advertisers=ADVERTISERS)
+    _run(warehouse, _ADS, advertisers=ADVERTISERS)
     _make_day(warehouse, today, clicks)
     scan = min(_scan(warehouse) for _ in range(3))
     full = _rebuild_everything(warehouse, today)
@@ -88,6 +93,8 @@ def _run(warehouse: Warehouse, statement: str, **parameters: object) -> None:
 def _make_day(warehouse: Warehouse, day: date, clicks: int) -> None:
     _run(warehouse, _DAY, day=day, clicks=clicks, advertisers=ADVERTISERS)
     _run(warehouse, _BUDGETS, day=day, advertisers=ADVERTISERS)
+    with warehouse.transaction() as transaction:
+        transaction.run(insert(TimeHierarchy), hours_of(day, utc_now()))
     with warehouse.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE ads.ClickEvent, ads.BudgetEvent, ads.Advertiser, ads.SpendSummary"))
 

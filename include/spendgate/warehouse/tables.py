@@ -339,6 +339,7 @@ def _days(name: str) -> Table:
 
 
 RebuiltDay = _days("RebuiltDay")
+# Not a work table: it carries the days that were rebuilt to the check at the build's end.
 CheckedDay = _days("CheckedDay")
 BuiltWindow = _table(
     "staging",
@@ -375,7 +376,6 @@ WORK = (
     NewClickGroup,
     TouchedBudget,
     RebuiltDay,
-    CheckedDay,
     BuiltWindow,
     DecidedFlag,
 )
