@@ -50,6 +50,18 @@ def test_what_is_no_time_is_refused_with_an_example(text: str) -> None:
         parse_instant(text)
 
 
-def test_a_time_without_an_offset_is_refused_with_the_same_one_in_utc() -> None:
-    with pytest.raises(ConfigurationError, match="has no offset; write it like 2026-11-21T18:00:00Z for UTC"):
+def test_a_time_without_an_offset_is_refused_with_an_example() -> None:
+    with pytest.raises(ConfigurationError, match="has no offset; write it like 2026-11-21T18:00:00Z"):
         parse_instant("2026-11-21T18:00:00")
+
+
+def test_the_advice_for_a_date_alone_is_a_time_that_can_be_read() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_instant("2026-11-21")
+    parse_instant(str(caught.value).partition("write it like ")[2].split()[0].rstrip("."))
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_that_utc_has_no_year_for_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        parse_instant(text)

@@ -48,6 +48,11 @@ def test_json_of_no_rows_is_an_empty_list(capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out) == []
 
 
+def test_json_of_a_number_that_json_does_not_have_is_a_text(capsys: pytest.CaptureFixture[str]) -> None:
+    show_rows(["a", "b", "c"], [[float("nan"), float("-inf"), 0.5]], Format.JSON)
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == [{"a": "nan", "b": "-inf", "c": 0.5}]
+
+
 def test_csv_is_quoted_where_it_must_be_and_null_is_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     show_rows(COLUMNS, [ROW], Format.CSV)
     header, row = csv.reader(io.StringIO(capsys.readouterr().out))

@@ -48,11 +48,11 @@ def parse_instant(text: str) -> datetime:
     """
     try:
         instant = datetime.fromisoformat(text)
-    except ValueError as error:
+        if instant.tzinfo is not None:
+            return floor_millisecond(instant)
+    except (ValueError, OverflowError) as error:
         raise ConfigurationError(f"{text!r} is not a time; write it like 2026-11-21T18:00:00Z.") from error
-    if instant.tzinfo is None:
-        raise ConfigurationError(f"{text!r} has no offset; write it like {text}Z for UTC.")
-    return floor_millisecond(instant)
+    raise ConfigurationError(f"{text!r} has no offset; write it like 2026-11-21T18:00:00Z.")
 
 
 def format_instant(instant: datetime) -> str:

@@ -24,10 +24,11 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 from sqlalchemy import ColumnElement, Table, and_, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from spendgate.clock import Clock
 from spendgate.columns import INSTANT, DecodedBatch, decode_batch
-from spendgate.errors import StreamGapError
+from spendgate.errors import PermanentError, StreamGapError
 from spendgate.payload import pack_messages
 from spendgate.streams.base import BoundedRead, PartitionRef, RecordBatch, Stream
 from spendgate.warehouse.engine import Lock, Transaction, Warehouse
@@ -167,6 +168,15 @@ class Intake:
 
     def _position(self, partition: PartitionRef) -> Position:
         """The stored position; a partition seen for the first time, or made anew, starts at its beginning."""
+        try:
+            return self._stored_position(partition)
+        except PermanentError as error:
+            if not isinstance(error.__cause__, IntegrityError):
+                raise
+            # Another run met the partition for the first time in the same moment; now its position is there.
+            return self._stored_position(partition)
+
+    def _stored_position(self, partition: PartitionRef) -> Position:
         now = self.clock()
         key = and_(StreamPosition.c.stream == partition.stream, StreamPosition.c.partition_id == partition.partition)
         with self.warehouse.transaction() as transaction:
@@ -199,17 +209,20 @@ class Intake:
         )
         with self.warehouse.transaction() as transaction:
             row = transaction.run(select(StreamGap).where(key)).one_or_none()
+            if row is not None and row.accepted_at is not None and row.to_position == available:
+                return
             if row is None:
                 gap = {"stream": partition.stream, "partition_id": partition.partition, "epoch": stored.epoch}
                 bounds = {"from_position": asked, "to_position": available}
                 transaction.run(insert(StreamGap), [{**gap, **bounds, "created_at": now, "updated_at": now}])
             else:
-                transaction.run(update(StreamGap).where(key).values(to_position=available, updated_at=now))
-        if row is None or row.accepted_at is None:
-            raise StreamGapError(
-                f"{partition.stream}/{partition.partition} lost the events from {asked} to {available}, "
-                "which retention removed before they were read; accept the loss (docs/runbook.md, stream gap) to go on."
-            )
+                # Who accepted a smaller loss didn't accept this one.
+                grown = {"to_position": available, "accepted_at": None, "accepted_by": None, "updated_at": now}
+                transaction.run(update(StreamGap).where(key).values(grown))
+        raise StreamGapError(
+            f"{partition.stream}/{partition.partition} lost the events from {asked} to {available}, "
+            "which retention removed before they were read; accept the loss (docs/runbook.md, stream gap) to go on."
+        )
 
     def _stage_batch(
         self,

@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 
 from spendgate.clock import day_start, format_instant, utc_now
 from spendgate.errors import SpendGateError
+from spendgate.local import airflow as airflow_service
 from spendgate.local import services
 from spendgate.settings import Settings
 from spendgate.show import say, show_table
@@ -24,6 +25,11 @@ CHECKED_DAYS = 1
 def show_status(settings: Settings) -> bool:
     """Print everything; True when all is well."""
     found = services.states(settings)
+    airflow = [state for state in found if state.name in airflow_service.COMPONENTS]
+    if all(state.pid is None for state in airflow):
+        # Never started, or stopped by `down`: it may run elsewhere, which its own UI tells.
+        found = [state for state in found if state not in airflow]
+        say("Airflow isn't started here; ./spendgate up starts it.")
     rows = [[state.name, "healthy" if state.healthy else "NOT HEALTHY", state.address, state.detail] for state in found]
     show_table(["service", "state", "address", "detail"], rows)
     well = all(state.healthy for state in found)

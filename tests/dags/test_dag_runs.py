@@ -26,7 +26,7 @@ from spendgate.streams.publish_file import publish_lines
 from spendgate.warehouse import schema
 from spendgate.warehouse.engine import Warehouse
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 NOBODY = "127.0.0.1:1"
 WAREHOUSE_NOWHERE = f"postgresql+psycopg://me:hush@{NOBODY}/ads"
@@ -180,7 +180,7 @@ def ends(settings: Settings, other: str, tmp_path_factory: pytest.TempPathFactor
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=240,
+            timeout=300,
             check=False,
         )
     lines = log.read_text().splitlines()

@@ -32,7 +32,7 @@ from spendgate.streams.kafka_producer import KafkaTopics
 from spendgate.streams.publish_file import publish_file
 from spendgate.warehouse.engine import Warehouse
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CLICKS_A_DAY = 100
 SEED = 20261123
