@@ -28,7 +28,7 @@ from sqlalchemy.exc import IntegrityError
 
 from spendgate.clock import Clock
 from spendgate.columns import INSTANT, DecodedBatch, decode_batch
-from spendgate.errors import PermanentError, StreamGapError
+from spendgate.errors import PermanentError, StreamGapError, StreamUnavailableError
 from spendgate.payload import pack_messages
 from spendgate.streams.base import BoundedRead, PartitionRef, RecordBatch, Stream
 from spendgate.warehouse.engine import Lock, Transaction, Warehouse
@@ -142,11 +142,16 @@ class Intake:
             TransientError, PermanentError: as the stream and the warehouse say.
         """
         counts = IntakeCounts(partition.stream, partition.partition)
-        stored = self._position(partition)
-        with stream.read(partition, stored.position) as read:
+        stored = self._stored_position(partition)
+        with stream.read(partition, None if stored is None else stored.position) as read:
+            # Opening the read proves that the stream still is the one that we were told of: only then may a new
+            # epoch begin, or a late task with an old list would turn the books back.
+            at = self._begin_epoch(partition) if stored is None else stored
+            if stored is None and at.position is not None:
+                counts.overtaken = True
+                return counts
             if read.lost is not None:
-                self._record_gap(partition, stored, *read.lost)
-            at = stored
+                self._record_gap(partition, at, *read.lost)
             for batch in read.batches(self.batch_size):
                 try:
                     self._stage_batch(partition, at, read.start if at.position is None else at.position, batch, counts)
@@ -166,38 +171,40 @@ class Intake:
         if at.position is not None:
             read.commit(at.position)
 
-    def _position(self, partition: PartitionRef) -> Position:
-        """The stored position; a partition seen for the first time, or made anew, starts at its beginning."""
+    def _stored_position(self, partition: PartitionRef) -> Position | None:
+        """The stored position; None for a partition seen for the first time, or made anew."""
+        with self.warehouse.transaction() as transaction:
+            row = transaction.run(select(StreamPosition).where(_key(partition))).one_or_none()
+        return Position(row.epoch, row.position) if row and row.incarnation == partition.incarnation else None
+
+    def _begin_epoch(self, partition: PartitionRef) -> Position:
+        """Begin at the partition's beginning; where another run did so in the same moment, what it has stored."""
         try:
-            return self._stored_position(partition)
+            with self.warehouse.transaction() as transaction:
+                transaction.hold(Lock.STAGING, shared=True)
+                self._store_epoch(transaction, partition)
         except PermanentError as error:
             if not isinstance(error.__cause__, IntegrityError):
                 raise
-            # Another run met the partition for the first time in the same moment; now its position is there.
-            return self._stored_position(partition)
+        begun = self._stored_position(partition)
+        if begun is None:
+            raise StreamUnavailableError(f"{partition.stream} was made anew while it was read; run again.")
+        return begun
 
-    def _stored_position(self, partition: PartitionRef) -> Position:
+    def _store_epoch(self, transaction: Transaction, partition: PartitionRef) -> None:
         now = self.clock()
-        key = and_(StreamPosition.c.stream == partition.stream, StreamPosition.c.partition_id == partition.partition)
-        with self.warehouse.transaction() as transaction:
-            transaction.hold(Lock.STAGING, shared=True)
-            row = transaction.run(select(StreamPosition).where(key)).one_or_none()
-            if row is not None and row.incarnation == partition.incarnation:
-                return Position(row.epoch, row.position)
-            epoch = 1 if row is None else row.epoch + 1
-            values = {
-                "epoch": epoch,
-                "incarnation": partition.incarnation,
-                "position": None,
-                "updated_at": now,
-            }
-            if row is None:
-                first = {"stream": partition.stream, "partition_id": partition.partition, "created_at": now}
-                transaction.run(insert(StreamPosition), [{**first, **values}])
-            else:
-                log.warning("%s was made anew; epoch %d starts at its beginning.", partition.stream, epoch)
-                transaction.run(update(StreamPosition).where(key, StreamPosition.c.epoch == row.epoch).values(values))
-            return Position(epoch, None)
+        row = transaction.run(select(StreamPosition).where(_key(partition))).one_or_none()
+        if row is not None and row.incarnation == partition.incarnation:
+            return
+        epoch = 1 if row is None else row.epoch + 1
+        values = {"epoch": epoch, "incarnation": partition.incarnation, "position": None, "updated_at": now}
+        if row is None:
+            first = {"stream": partition.stream, "partition_id": partition.partition, "created_at": now}
+            transaction.run(insert(StreamPosition), [{**first, **values}])
+        else:
+            log.warning("%s was made anew; epoch %d starts at its beginning.", partition.stream, epoch)
+            same = and_(_key(partition), StreamPosition.c.epoch == row.epoch)
+            transaction.run(update(StreamPosition).where(same).values(values))
 
     def _record_gap(self, partition: PartitionRef, stored: Position, asked: str, available: str) -> None:
         now = self.clock()
@@ -331,14 +338,13 @@ class Intake:
                 transaction.run(delete(table).where(table.c.batch_id == batch_id))
 
 
+def _key(partition: PartitionRef) -> ColumnElement[bool]:
+    return and_(StreamPosition.c.stream == partition.stream, StreamPosition.c.partition_id == partition.partition)
+
+
 def _stands_at(partition: PartitionRef, at: Position) -> ColumnElement[bool]:
     same = StreamPosition.c.position.is_(None) if at.position is None else StreamPosition.c.position == at.position
-    return and_(
-        StreamPosition.c.stream == partition.stream,
-        StreamPosition.c.partition_id == partition.partition,
-        StreamPosition.c.epoch == at.epoch,
-        same,
-    )
+    return and_(_key(partition), StreamPosition.c.epoch == at.epoch, same)
 
 
 def _require_position(transaction: Transaction, partition: PartitionRef, at: Position) -> None:
