@@ -335,9 +335,9 @@ cluster_name = '{mark}'
 
 # Airflow takes its share of the laptop's memory.
 shared_buffers = {buffers}MB
-# Sorts and hashes of a million clicks stay in memory; a hash may take four times a sort's share.
-work_mem = 64MB
-hash_mem_multiplier = 4
+# Sorts and hashes of a million clicks stay in memory: they are merged in the order of their keys.
+work_mem = 192MB
+hash_mem_multiplier = 2
 # Index builds, and the deletes' clean-up.
 maintenance_work_mem = 256MB
 # Two cores, shared with Airflow: parallel workers would only take turns with it.
