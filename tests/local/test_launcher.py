@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -130,7 +131,8 @@ def test_a_package_whose_hash_is_another_one_is_refused_in_the_end_with_a_senten
 
 def kill_family(process: subprocess.Popen[str]) -> None:
     for member in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        member.send_signal(signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end by itself in this very moment
+            member.send_signal(signal.SIGKILL)
     process.communicate()
 
 
