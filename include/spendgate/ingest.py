@@ -1,6 +1,6 @@
 """Intake: from a partition's stored position to the end it has now, exactly once, whatever dies.
 
-The order of effects for one batch, all of it under `stage_batch`:
+The order of effects for one batch, all of it under `_stage_batch`:
 
 1. A transaction T begins, holds the STAGING lock shared and takes a fresh batch id.
 2. The batch's rows are bulk-copied to staging. Bulk copies commit on their own, on another connection:
@@ -47,6 +47,9 @@ from spendgate.warehouse.tables import (
 )
 
 log = logging.getLogger(__name__)
+
+# Every table that rows of a batch are copied to.
+_BATCH_TABLES = (*STAGED, RejectedEvent, BatchPayload)
 
 PAYLOAD_SCHEMA = pa.schema([("batch_id", pa.int64()), ("content", pa.large_binary())])
 REJECTED_SCHEMA = pa.schema(
@@ -121,9 +124,7 @@ class Intake:
                 return 0
             swept = _swept_through(transaction)
             through = transaction.next_batch_id()
-            removed = sum(
-                _remove_unknown(transaction, table, swept) for table in (*STAGED, RejectedEvent, BatchPayload)
-            )
+            removed = sum(_remove_unknown(transaction, table, swept) for table in _BATCH_TABLES)
             now = self.clock()
             transaction.run(delete(StagingSweep))
             transaction.run(
@@ -334,7 +335,7 @@ class Intake:
 
     def _forget(self, batch_id: int) -> None:
         with self.warehouse.transaction() as transaction:
-            for table in (*STAGED, RejectedEvent, BatchPayload):
+            for table in _BATCH_TABLES:
                 transaction.run(delete(table).where(table.c.batch_id == batch_id))
 
 

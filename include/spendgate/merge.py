@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from typing import Any
@@ -67,7 +67,7 @@ class MergeCounts:
     superseded: int = 0
     conflicts: int = 0
     inferred: int = 0
-    touched_days: int = field(default=0)
+    touched_days: int = 0
 
     def as_dict(self) -> dict[str, int]:
         """Plain values, for XCom and for people."""

@@ -92,7 +92,7 @@ class Spend:
 
     def check_recent(self, since: datetime) -> dict[str, str] | None:
         """Names of failing checks and their first rows over all days from `since` on; None: a build is under way."""
-        with self.warehouse.transaction(read_only=False) as transaction:
+        with self.warehouse.transaction() as transaction:
             if not transaction.try_hold(Lock.BUILD):
                 return None
             transaction.execute("checks/list_recent_days", **{"from": since})
