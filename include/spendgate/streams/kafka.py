@@ -113,6 +113,7 @@ _UNKNOWN = frozenset(
 _PASSING = frozenset(
     {
         KafkaError._TRANSPORT,
+        KafkaError._DESTROY,  # the connection that an answer was awaited on is gone
         KafkaError._ALL_BROKERS_DOWN,
         KafkaError._RESOLVE,
         KafkaError._TIMED_OUT,

@@ -9,6 +9,7 @@ from sqlalchemy import URL, Connection
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 
 from spendgate.errors import (
+    ConfigurationError,
     PermanentError,
     SpendGateError,
     TransientError,
@@ -44,6 +45,8 @@ _ODBC_TIMEOUTS = ("HYT00", "HYT01")
 _AT_CONNECT = {"42000": "28000", "HYT00": "08001"}
 # The fixed form in which the driver names a SQLSTATE that it has no phrase for.
 _UNNAMED_STATE = re.compile(r"An error occurred with SQLSTATE code: (\w{5})")
+# The fixed beginning of what the driver says when a system library that it is linked to is missing; it has no code.
+_NOT_LOADED = "Failed to load the driver"
 # The fixed form in which the bulk copy core gives the error token of the TDS protocol: it has no field for it.
 _BULK_NUMBER = re.compile(r"\bSql Error: (-?\d+): Class \d+: State \d+:")
 
@@ -51,6 +54,11 @@ _BULK_NUMBER = re.compile(r"\bSql Error: (-?\d+): Class \d+: State \d+:")
 def translate_failure(error: Exception, url: URL, number: int | None = None) -> SpendGateError:
     """Our error for a driver's: its SQLSTATE and SQL Server's error number, if known, say which."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    if str(getattr(cause, "ddbc_error", "")).startswith(_NOT_LOADED):
+        return ConfigurationError(
+            "The SQL Server driver can't be loaded on this machine; install the system libraries that it needs "
+            "(Debian: libltdl7, libkrb5-3 and libgssapi-krb5-2) and run again."
+        )
     where = f"{url.host}:{url.port}" if url.port else f"{url.host}"
     first_line = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:300]
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
