@@ -8,10 +8,10 @@ events and stages them, exactly once. Bad events become rows of `staging.Rejecte
 **Schedule.** Hourly; one run at a time; by hand at any time, it reads only what is new.
 
 **If it fails.**
-- `list_partitions`: the sentence names the broker or the topic; check `./spendgate status`, then clear the task.
-- `read_partition` with *lost the events from … to …*: retention removed events before they were read. Read
+- `list_slices`: the sentence names the broker or the topic; check `./spendgate status`, then clear the task.
+- `read_slice` with *lost the events from … to …*: retention removed events before they were read. Read
   *stream gap* in docs/runbook.md before you accept the loss.
-- `read_partition`, anything else: what was staged counts and is merged; clear the task and it goes on from there.
+- `read_slice`, anything else: what was staged counts and is merged; clear the task and it goes on from there.
 """
 
 from __future__ import annotations
@@ -40,27 +40,30 @@ START = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
 )
 def ingest_events() -> None:
     @task
-    def list_partitions() -> list[dict[str, str]]:
+    def list_slices() -> list[dict[str, Any]]:
         """Remove orphaned rows, then list what there is to read."""
-        from dataclasses import asdict
+        from msgspec import to_builtins
 
         with open_pipeline() as pipeline:
-            partitions = [asdict(partition) for partition in pipeline.list_partitions()]
-        report("list_partitions", {"partitions": len(partitions)})
-        return partitions
+            slices = pipeline.list_slices()
+        report("list_slices", {"slices": len(slices)})
+        return [{"label": part.label, "part": to_builtins(part)} for part in slices]
 
-    @task(map_index_template="{{ partition['stream'] }}/{{ partition['partition'] }}")
-    def read_partition(partition: dict[str, str]) -> dict[str, Any]:
-        """Stage one partition."""
-        from spendgate.streams.base import PartitionRef
+    @task(map_index_template="{{ found['label'] }}")
+    def read_slice(found: dict[str, Any]) -> dict[str, Any]:
+        """Stage one partition, or all files of a stream."""
+        from msgspec import convert
+
+        from spendgate.pipeline import Slice
 
         with open_pipeline() as pipeline:
-            return report("read_partition", pipeline.read_partition(PartitionRef(**partition)))
+            return report("read_slice", pipeline.read_slice(convert(found["part"], Slice)))
 
     @task(trigger_rule="all_done", outlets=[STAGED_EVENTS])
-    def announce_staged(reads: Any) -> int:
-        """Wake build_spend if anything was staged, even if some partitions failed."""
-        events = sum(read["events"] for read in reads[:])
+    def announce_staged() -> int:
+        """Wake build_spend if anything is staged, also by a task that failed later on."""
+        with open_pipeline() as pipeline:
+            events = pipeline.waiting_events()
         if not events:
             raise AirflowSkipException("Nothing new was staged.")
         return int(report("announce_staged", {"events": events})["events"])
@@ -72,8 +75,8 @@ def ingest_events() -> None:
 
         return report("ingest_events", total_intake(reads[:]))
 
-    reads = read_partition.expand(partition=list_partitions())
-    announce_staged(reads)
+    reads = read_slice.expand(found=list_slices())
+    reads >> announce_staged()
     report_intake(reads)
 
 

@@ -91,8 +91,7 @@ def test_a_batch_of_everything_lands_in_its_tables(any_warehouse: Warehouse) -> 
     bench = Bench(any_warehouse)
     bench.stream.append(click(), budget(), advertiser(), ad(), b"?")
     assert bench.read().as_dict() == {
-        "stream": "ad-clicks",
-        "partition": "0",
+        "partitions": 1,
         "batches": 1,
         "events": 5,
         "rejected": {"not_json": 1},

@@ -44,7 +44,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         ]
         publish_lines(bodies, kafka, stream="ad-clicks", timeout=15)
         warehouse = Warehouse(services.warehouse_url(made))
-        Pipeline(made, warehouse, kafka).run()
+        Pipeline(made, warehouse, services.endpoints(made)).run()
         warehouse.close()
         yield made
     finally:

@@ -2,29 +2,104 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from airflow.sdk import Asset, BaseHook, Connection, DagRunState, Param, get_current_context
+from airflow.sdk import Asset, AssetWatcher, BaseHook, Connection, DagRunState, Param, get_current_context
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
+from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from sqlalchemy import URL
 
 from spendgate.clock import format_instant, parse_instant
 from spendgate.errors import ConfigurationError, PermanentError, SpendGateError
 from spendgate.local import services
 from spendgate.pipeline import Pipeline
-from spendgate.settings import ROOT, Settings, load_settings
+from spendgate.settings import ROOT, Settings, StreamKind, load_settings
+from spendgate.streams.endpoints import Endpoints
+from spendgate.wake import Lookout, WakeUps
 from spendgate.warehouse.engine import Warehouse
 
 log = logging.getLogger("spendgate")
 
 WAREHOUSE_CONNECTION = "spendgate_warehouse"
 KAFKA_CONNECTION = "spendgate_kafka"
+EVENTHUB_CONNECTION = "spendgate_eventhub"
+FILES_CONNECTION = "spendgate_files"
 
 STAGED_EVENTS = Asset("spendgate-staged-events", uri="spendgate://staging/events")
+
+# How often streams are looked at: what the wait for the next look may add to the way from event to flag.
+LOOK_SECONDS = 0.5
+# A stream or warehouse that can't be looked at is left alone for this long; its next failure is told again.
+LOOK_AGAIN_SECONDS = 10.0
+
+
+class StreamTrigger(BaseEventTrigger):
+    """Fires when a stream holds something that isn't read: a wake-up (`spendgate.wake`), and no more than that.
+
+    Looks at every stream of SPENDGATE_STREAMS, each in a thread of its own. It runs in the triggerer, which needs the
+    same settings or connections as the tasks. Never ends by itself, and never fails: a stream that can't be looked at
+    is tried again, while hourly runs tell what is wrong with it.
+    """
+
+    def __init__(self, look_seconds: float = LOOK_SECONDS) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's triggers have no annotations here
+        self._look_seconds = look_seconds
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Class path and arguments, by which the triggerer makes it anew."""
+        return f"{type(self).__module__}.{type(self).__qualname__}", {"look_seconds": self._look_seconds}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """One event a wake-up; its payload says which partitions hold news, and how far they reach."""
+        wake_ups = WakeUps(time.monotonic)
+        opened = ExitStack()
+        watches: list[asyncio.Task[None]] = []
+        try:
+            for lookout in await self._open(opened):
+                watches.append(asyncio.create_task(self._watch(lookout, wake_ups)))
+            while True:
+                if due := wake_ups.due():
+                    yield _wake_up({f"{stream}/{partition}": reach for (stream, partition), reach in due.items()})
+                await asyncio.sleep(self._look_seconds / 2)
+        finally:
+            for watch in watches:
+                watch.cancel()
+            await asyncio.to_thread(opened.close)
+
+    async def _open(self, stack: ExitStack) -> list[Lookout]:
+        """A lookout for each stream; waits for settings or connections that are wrong or not there yet."""
+        while True:
+            try:
+                # In a thread: connections are looked up by calls that would block the triggerer's loop.
+                return await asyncio.to_thread(_open_lookouts, stack)
+            except SpendGateError as error:
+                log.warning("Streams can't be watched, only the hourly schedule reads them: %s", error)
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+    async def _watch(self, lookout: Lookout, wake_ups: WakeUps) -> None:
+        name = lookout.stream.name
+        while True:
+            try:
+                wake_ups.saw(name, await asyncio.to_thread(lookout.look))
+            except SpendGateError as error:
+                log.warning("%s can't be watched now, only the hourly schedule reads it: %s", name, error)
+                wake_ups.saw(name, {})
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            await asyncio.sleep(self._look_seconds)
+
+
+# Streams of which the triggerer tells that they hold news.
+STREAMS = Asset(
+    "spendgate-streams",
+    uri="spendgate://streams",
+    watchers=[AssetWatcher(name="spendgate-stream-watcher", trigger=StreamTrigger())],
+)
 
 # Only what may go away by itself is tried again: `failing_permanently` fails the rest at once.
 RETRIES: dict[str, Any] = {
@@ -59,9 +134,25 @@ def open_pipeline() -> Iterator[Pipeline]:
         settings = load_settings()
         warehouse = Warehouse(_warehouse_url(settings), lock_timeout=settings.lock_timeout)
         try:
-            yield Pipeline(settings, warehouse, _kafka_properties(settings))
+            yield Pipeline(settings, warehouse, _endpoints(settings))
         finally:
             warehouse.close()
+
+
+def _wake_up(news: dict[str, str]) -> TriggerEvent:
+    event: TriggerEvent = TriggerEvent(news)  # type: ignore[no-untyped-call]  # as above
+    return event
+
+
+def _open_lookouts(stack: ExitStack) -> list[Lookout]:
+    settings = load_settings()
+    endpoints = _endpoints(settings)
+    warehouse = stack.enter_context(closing(Warehouse(_warehouse_url(settings))))
+    intake = Pipeline(settings, warehouse, endpoints).intake()
+    lookouts = [Lookout(endpoints.stream(name), intake) for name in settings.stream_kinds]
+    for lookout in lookouts:
+        stack.callback(lookout.close)
+    return lookouts
 
 
 @contextmanager
@@ -129,6 +220,18 @@ def _warehouse_url(settings: Settings) -> URL:
     )
 
 
+def _endpoints(settings: Settings) -> Endpoints:
+    """Airflow's connections where they are defined, the settings otherwise."""
+    files_url, files = _files(settings)
+    return Endpoints(
+        settings,
+        kafka=_kafka_properties(settings) if settings.uses(StreamKind.KAFKA) else None,
+        eventhub=_eventhub_options(settings) if settings.uses(StreamKind.EVENTHUB) else None,
+        files_url=files_url,
+        files=files,
+    )
+
+
 def _kafka_properties(settings: Settings) -> Mapping[str, Any]:
     connection = _connection(KAFKA_CONNECTION)
     if connection is None:
@@ -137,6 +240,33 @@ def _kafka_properties(settings: Settings) -> Mapping[str, Any]:
     if not properties.get("bootstrap.servers"):
         raise ConfigurationError(f"Connection {KAFKA_CONNECTION} has no bootstrap.servers in its extra; add them.")
     return properties
+
+
+def _eventhub_options(settings: Settings) -> Mapping[str, Any] | None:
+    """The connection's extra; its password is the connection string, or its host the namespace."""
+    connection = _connection(EVENTHUB_CONNECTION)
+    if connection is None:
+        return services.eventhub_options(settings)
+    told = {"connection_string": connection.password, "namespace": connection.host}
+    options = {**connection.extra_dejson, **{name: value for name, value in told.items() if value}}
+    if not (options.get("connection_string") or options.get("namespace")):
+        raise ConfigurationError(
+            f"Connection {EVENTHUB_CONNECTION} has neither a password nor a host: put a connection string into its "
+            "password, or the namespace's host name into its host."
+        )
+    return options
+
+
+def _files(settings: Settings) -> tuple[str | None, Mapping[str, Any]]:
+    """URL and options of the file system: of the connection's extra `url` is the first, the rest the second."""
+    connection = _connection(FILES_CONNECTION) if settings.uses(StreamKind.FILES) else None
+    if connection is None:
+        return settings.files_url, settings.files_options
+    options = dict(connection.extra_dejson)
+    url = options.pop("url", None)
+    if not url:
+        raise ConfigurationError(f"Connection {FILES_CONNECTION} has no url in its extra; add it.")
+    return str(url), options
 
 
 def run_headless(as_of: datetime | None, announce: Callable[[str], None]) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from spendgate.errors import ServiceError
 from spendgate.local import airflow as airflow_service
 from spendgate.local import services
 from spendgate.local.sample import sample_events
-from spendgate.settings import Settings
+from spendgate.settings import Settings, StreamKind
 from spendgate.show import counted, progress, say, show_table, tell
 from spendgate.streams.kafka_producer import KafkaTopics, KafkaWriter
 from spendgate.warehouse import schema
@@ -34,9 +34,11 @@ def start_services(settings: Settings, *, airflow: bool = True, schedule: bool =
     warehouse = Warehouse(services.warehouse_url(settings))
     schema.migrate(warehouse)
     warehouse.close()
-    if settings.kafka_bootstrap is None:
+    if settings.kafka_bootstrap is None and settings.uses(StreamKind.KAFKA):
         kafka = services.kafka_properties(settings)
-        KafkaTopics(kafka, timeout=settings.stream_timeout).ensure_topics(settings.streams, settings.topic_partitions)
+        KafkaTopics(kafka, timeout=settings.stream_timeout).ensure_topics(
+            settings.streams_of(StreamKind.KAFKA), settings.topic_partitions
+        )
     if airflow:
         with airflow_service.client(settings) as client:
             for dag_id in DAGS if schedule else ():
@@ -75,7 +77,7 @@ def _publish_sample(settings: Settings, day: date, clicks: int, seed: int) -> No
         progress(f"publishing the sample day {day.isoformat()}") as tick,
         KafkaWriter(services.kafka_properties(settings), timeout=settings.stream_timeout) as writer,
     ):
-        writer.require(settings.streams)
+        writer.require(settings.streams_of(StreamKind.KAFKA))
         for event in sample_events(clicks=clicks, seed=seed, day=day):
             queued[event.stream].append((event.key, event.payload))
             sent += 1

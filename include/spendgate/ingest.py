@@ -30,7 +30,7 @@ from spendgate.clock import Clock
 from spendgate.columns import INSTANT, DecodedBatch, decode_batch
 from spendgate.errors import PermanentError, StreamGapError, StreamUnavailableError
 from spendgate.payload import pack_messages
-from spendgate.streams.base import BoundedRead, PartitionRef, RecordBatch, Stream
+from spendgate.streams.base import BoundedRead, PartitionRef, RecordBatch, StoredPosition, Stream
 from spendgate.warehouse.engine import Lock, Transaction, Warehouse
 from spendgate.warehouse.tables import (
     STAGED,
@@ -96,8 +96,7 @@ class IntakeCounts:
     def as_dict(self) -> dict[str, object]:
         """Plain values, for XCom and for people."""
         return {
-            "stream": self.stream,
-            "partition": self.partition,
+            "partitions": 1,
             "batches": self.batches,
             "events": self.events,
             "rejected": dict(sorted(self.rejected.items())),
@@ -134,6 +133,18 @@ class Intake:
         if removed:
             log.info("Removed %d orphaned rows.", removed)
         return removed
+
+    def stored_positions(self, stream: str) -> dict[str, StoredPosition]:
+        """Where the next read of each partition of a stream begins, by partition."""
+        with self.warehouse.transaction(read_only=True) as transaction:
+            rows = transaction.run(select(StreamPosition).where(StreamPosition.c.stream == stream)).all()
+        return {row.partition_id: StoredPosition(row.incarnation, row.position) for row in rows}
+
+    def waiting_events(self) -> int:
+        """How many events are in batches that are staged and not yet merged."""
+        waiting = select(func.coalesce(func.sum(Batch.c.event_count), 0)).where(Batch.c.state == "staged")
+        with self.warehouse.transaction(read_only=True) as transaction:
+            return int(transaction.run(waiting).scalar_one())
 
     def read_partition(self, stream: Stream, partition: PartitionRef) -> IntakeCounts:
         """Stage everything between the stored position and the partition's present end.

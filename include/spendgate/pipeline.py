@@ -5,28 +5,46 @@ Takes its warehouse, streams and clock as arguments; knows nothing of Airflow.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from spendgate.clock import Clock, utc_now
-from spendgate.errors import StreamUnknownError
+from spendgate.errors import PermanentError, SpendGateError, TransientError
 from spendgate.flags import Flags
 from spendgate.ingest import Intake
 from spendgate.merge import Merge
-from spendgate.publish import FlagSink, Publisher
-from spendgate.settings import Settings
+from spendgate.publish import Publisher
+from spendgate.settings import Settings, StreamKind
 from spendgate.spend import Spend
-from spendgate.streams.base import PartitionRef, Stream
-from spendgate.streams.flag_topic import KafkaFlagTopic
-from spendgate.streams.kafka import KafkaStream
+from spendgate.streams.base import PartitionRef
+from spendgate.streams.endpoints import Endpoints
 from spendgate.warehouse.engine import Warehouse
 from spendgate.warehouse.schema import require_current
 
-# Messages carry their keys and the table its own copy: one partition a core of a small cluster is plenty.
-FLAG_TOPIC_PARTITIONS = 3
+log = logging.getLogger(__name__)
+
+# Airflow maps a task over at most 1,024 values unless told otherwise, and each costs a process.
+MAX_SLICES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What one task reads of one stream; `partitions` None: all that it finds there when it begins."""
+
+    stream: str
+    partitions: list[PartitionRef] | None = None
+
+    @property
+    def label(self) -> str:
+        """For people: `ad-clicks/3`, `ad-clicks/3,9`, or the stream's name alone."""
+        if self.partitions is None:
+            return self.stream
+        return f"{self.stream}/{','.join(partition.partition for partition in self.partitions)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,30 +53,112 @@ class Pipeline:
 
     settings: Settings
     warehouse: Warehouse
-    kafka: Mapping[str, Any] = field(repr=False)
+    endpoints: Endpoints
     clock: Clock = utc_now
 
-    def list_partitions(self) -> list[PartitionRef]:
-        """All partitions of all streams; orphaned rows of earlier runs are removed first.
+    def list_slices(self) -> list[Slice]:
+        """What there is to read, cut for tasks; orphaned rows of earlier runs are removed first.
+
+        Partitions of brokers and hubs are read apart. A stream of files is one slice: they are read in order. A
+        stream that can't be listed is one too: the task that reads it fails with the reason, and no other does.
 
         Raises:
             WarehouseOutdatedError: the schema isn't current.
-            StreamUnknownError, StreamUnavailableError, StreamAccessError: as the broker says.
         """
         require_current(self.warehouse)
-        partitions = [partition for name in self.settings.streams for partition in self._stream(name).partitions()]
-        self._intake().remove_orphans()
-        return partitions
+        slices: list[Slice] = []
+        for name, kind in self.settings.stream_kinds.items():
+            if kind is StreamKind.FILES:
+                slices.append(Slice(name))
+                continue
+            try:
+                partitions = self.endpoints.stream(name).partitions()
+            except SpendGateError as error:
+                log.warning("%s can't be listed; its own task tries again: %s", name, error)
+                slices.append(Slice(name))
+            else:
+                slices += _cut(name, partitions, MAX_SLICES // len(self.settings.streams))
+        self.intake().remove_orphans()
+        return slices
 
     def check_reachable(self) -> None:
-        """Raise what `list_partitions` would, without changing anything."""
+        """Raise what reading would, without changing anything."""
         require_current(self.warehouse)
-        for name in self.settings.streams:
-            self._stream(name).partitions()
+        for name in self.settings.stream_kinds:
+            self.endpoints.stream(name).partitions()
 
-    def read_partition(self, partition: PartitionRef) -> dict[str, Any]:
-        """Stage what one partition has; returns counts (`spendgate.ingest.IntakeCounts`)."""
-        return self._intake().read_partition(self._stream(partition.stream), partition).as_dict()
+    def read_slice(self, part: Slice) -> dict[str, Any]:
+        """Stage what a slice has; returns counts (`total_intake`).
+
+        What a person has to mend in one partition (a gap, a damaged file) doesn't keep the others from being read;
+        the first such error is raised at the end.
+
+        Raises:
+            StreamGapError: retention removed events that were never read, and nobody accepted that yet.
+            TransientError, PermanentError: as the stream and the warehouse say.
+        """
+        stream = self.endpoints.stream(part.stream)
+        partitions = part.partitions
+        if partitions is None:
+            partitions = stream.unread(self.intake(part.stream).stored_positions(part.stream))
+        reads, failures = self._read(partitions)
+        _raise_first(failures)
+        return total_intake(reads)
+
+    def follow_news(self) -> dict[str, Any]:
+        """One pass over the partitions that hold something new, in this process: the short way from event to flag.
+
+        Reads one partition after another, then does what `run` does. A stream that fails keeps neither the others
+        from being read nor flags from being decided; its error is raised at the end. Nothing is done without news.
+
+        Returns:
+            The counts of every step by its name, `published` before `checked`.
+        """
+        require_current(self.warehouse)
+        partitions, failures = self._find_news()
+        reads, broken = self._read(partitions)
+        done: dict[str, Any] = {"intake": total_intake(reads)}
+        if self.waiting_events():
+            done |= self._build(None)
+        _raise_first([*failures, *broken])
+        return done
+
+    def _find_news(self) -> tuple[list[PartitionRef], list[SpendGateError]]:
+        found: list[PartitionRef] = []
+        failures: list[SpendGateError] = []
+        for name in self.settings.stream_kinds:
+            stored = self.intake(name).stored_positions(name)
+            try:
+                stream = self.endpoints.stream(name)
+                with closing(stream):
+                    if news := stream.news(stored):
+                        found += [partition for partition in stream.unread(stored) if partition.partition in news]
+            except SpendGateError as error:
+                log.error("%s can't be looked at: %s", name, error)
+                failures.append(error)
+        return found, failures
+
+    def _read(self, partitions: Sequence[PartitionRef]) -> tuple[list[dict[str, Any]], list[SpendGateError]]:
+        """Read every partition that can be read; what a broker or hub that is away has is left at the first try."""
+        reads: list[dict[str, Any]] = []
+        failures: list[SpendGateError] = []
+        away: set[str] = set()
+        for partition in partitions:
+            if partition.stream in away:
+                continue
+            stream = self.endpoints.stream(partition.stream)
+            try:
+                reads.append(self.intake(partition.stream).read_partition(stream, partition).as_dict())
+            except SpendGateError as error:
+                log.error("%s/%s can't be read: %s", partition.stream, partition.partition, error)
+                failures.append(error)
+                if isinstance(error, TransientError):
+                    away.add(partition.stream)
+        return reads, failures
+
+    def waiting_events(self) -> int:
+        """How many staged events wait to be merged."""
+        return self.intake().waiting_events()
 
     def merge_events(self) -> dict[str, Any]:
         """Merge every staged batch (`spendgate.merge.MergeCounts`)."""
@@ -75,7 +175,7 @@ class Pipeline:
 
     def publish_flags(self) -> dict[str, Any]:
         """Publish what the outbox holds."""
-        return {"messages": Publisher(self.warehouse, self.clock, self._sink()).publish_outbox()}
+        return {"messages": Publisher(self.warehouse, self.clock, self.endpoints.flag_sink()).publish_outbox()}
 
     def check_spend(self) -> dict[str, Any]:
         """Run the data checks over what was rebuilt; raises CheckFailedError when one finds rows."""
@@ -83,9 +183,10 @@ class Pipeline:
 
     def run(self, as_of: datetime | None = None) -> dict[str, Any]:
         """One whole pass, step by step, in this process."""
-        reads = [self.read_partition(partition) for partition in self.list_partitions()]
+        return {"intake": total_intake([self.read_slice(part) for part in self.list_slices()]), **self._build(as_of)}
+
+    def _build(self, as_of: datetime | None) -> dict[str, Any]:
         return {
-            "intake": total_intake(reads),
             "merge": self.merge_events(),
             "spend": self.rebuild_windows(),
             "flags": self.decide_flags(as_of),
@@ -93,21 +194,9 @@ class Pipeline:
             "checked": self.check_spend(),
         }
 
-    def _stream(self, name: str) -> Stream:
-        if name not in self.settings.streams:
-            raise StreamUnknownError(f"{name} is none of SPENDGATE_STREAMS ({', '.join(self.settings.streams)}).")
-        return KafkaStream(name, self.kafka, group=self.settings.consumer_group, timeout=self.settings.stream_timeout)
-
-    def _sink(self) -> FlagSink:
-        return KafkaFlagTopic(
-            self.settings.flag_topic,
-            self.kafka,
-            partitions=FLAG_TOPIC_PARTITIONS,
-            timeout=self.settings.stream_timeout,
-        )
-
-    def _intake(self) -> Intake:
-        lateness = timedelta(days=self.settings.lateness_days)
+    def intake(self, stream: str = "") -> Intake:
+        """The intake, with the lateness limit of that stream."""
+        lateness = self.endpoints.lateness(stream)
         return Intake(self.warehouse, self.clock, self.settings.batch_size, lateness)
 
     def _merge(self) -> Merge:
@@ -117,13 +206,25 @@ class Pipeline:
         return Spend(self.warehouse, self.clock)
 
 
+def _cut(stream: str, partitions: Sequence[PartitionRef], most: int) -> list[Slice]:
+    """At most `most` slices of about the same number of partitions."""
+    slices = min(len(partitions), max(1, most))
+    return [Slice(stream, list(partitions[number::slices])) for number in range(slices)]
+
+
+def _raise_first(failures: Sequence[SpendGateError]) -> None:
+    """Raise the first error that a person has to mend, else the first one."""
+    for failure in sorted(failures, key=lambda error: not isinstance(error, PermanentError)):
+        raise failure
+
+
 def total_intake(reads: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The counts of all partitions added up."""
     rejected: Counter[str] = Counter()
     for read in reads:
         rejected.update(read["rejected"])
     return {
-        "partitions": len(reads),
+        "partitions": sum(read["partitions"] for read in reads),
         "batches": sum(read["batches"] for read in reads),
         "events": sum(read["events"] for read in reads),
         "rejected": dict(sorted(rejected.items())),

@@ -13,32 +13,19 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from sqlalchemy import Row, delete, insert, select, update
 
 from spendgate.clock import Clock, format_instant
+from spendgate.streams.base import FlagSink
 from spendgate.warehouse.engine import Lock, Transaction, Warehouse
 from spendgate.warehouse.tables import FlagTopic, Outbox
 
 log = logging.getLogger(__name__)
 
 CHUNK_MESSAGES = 20_000
-
-
-class FlagSink(Protocol):
-    """Where flags are published to."""
-
-    @property
-    def topic(self) -> str:
-        """The topic's name."""
-
-    def ensure_topic(self) -> str:
-        """Make the topic, compacted, if it isn't there; returns its identity (another one if it was made anew)."""
-
-    def send(self, messages: Sequence[tuple[bytes, bytes]]) -> None:
-        """Send (key, value) pairs in order and return when all are acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,11 +53,11 @@ def _check_services(settings: Settings) -> None:
 
     Where Airflow connections name them, only Airflow can tell where they are.
     """
-    if any(name in os.environ for name in ("AIRFLOW_CONN_SPENDGATE_WAREHOUSE", "AIRFLOW_CONN_SPENDGATE_KAFKA")):
+    if any(name.startswith("AIRFLOW_CONN_SPENDGATE_") for name in os.environ):
         return
     warehouse = Warehouse(services.warehouse_url(settings), lock_timeout=settings.lock_timeout)
     try:
-        Pipeline(settings, warehouse, services.kafka_properties(settings)).check_reachable()
+        Pipeline(settings, warehouse, services.endpoints(settings)).check_reachable()
     finally:
         warehouse.close()
 

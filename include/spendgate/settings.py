@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,33 @@ ROOT = Path(__file__).resolve().parents[2]
 # An hour's worth of the busiest partition we have seen fits a few batches of this size, and a batch of
 # this size, decoded, stays well under 200 MB.
 MAX_BATCH_SIZE = 50_000
+
+
+class StreamKind(StrEnum):
+    """What a stream is read from; the prefix of its name in SPENDGATE_STREAMS, Kafka's left out."""
+
+    KAFKA = "kafka"
+    EVENTHUB = "eventhub"
+    FILES = "files"
+
+
+def split_stream(text: str) -> tuple[StreamKind, str]:
+    """`eventhub:ad-clicks` as kind and name; without a kind it is a Kafka topic.
+
+    Raises:
+        ValueError: there is no such kind, or no name.
+    """
+    kind, colon, name = text.rpartition(":")
+    if colon and kind not in list(StreamKind):
+        raise ValueError(f"{text!r} has no kind of {', '.join(StreamKind)} before the colon")
+    if not name:
+        raise ValueError(f"{text!r} names no stream")
+    return StreamKind(kind) if colon else StreamKind.KAFKA, name
+
+
+def _load_object(value: SecretStr | None) -> dict[str, Any]:
+    """A setting that is a JSON object, as a dict; empty when unset."""
+    return {} if value is None else dict(json.loads(value.get_secret_value()))
 
 
 class Settings(BaseSettings):
@@ -38,16 +66,46 @@ class Settings(BaseSettings):
         None,
         description="Further librdkafka properties as one JSON object (security.protocol, sasl.username, ...).",
     )
-    streams: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("ad-clicks", "ad-budgets", "ad-reference"), description="Topics to read, comma-separated."
+    eventhub_connection: SecretStr | None = Field(
+        None, description="Connection string of the Event Hubs namespace (Endpoint=sb://...;SharedAccessKey=...)."
     )
-    consumer_group: str = Field("spendgate", description="Consumer group whose offsets lag monitors watch.")
-    flag_topic: str = Field("can-serve", description="Compacted topic that flags are published to.")
+    eventhub_namespace: str | None = Field(
+        None,
+        description="Host name of the namespace, instead of a connection string: signs in by Azure identity.",
+    )
+    eventhub_consumer_group: str | None = Field(
+        None, description="Consumer group of Event Hubs that reads belong to; unset: $Default, which every hub has."
+    )
+    eventhub_config: SecretStr | None = Field(
+        None,
+        description="Further options for Event Hubs as one JSON object (transport, http_proxy, ...).",
+    )
+    files_url: str | None = Field(
+        None, description="Directory, or fsspec URL (abfs://container/path), with one folder a files stream."
+    )
+    files_config: SecretStr | None = Field(
+        None, description="Options of the file system as one JSON object (account_name, credential, ...)."
+    )
+    files_settle_seconds: float = Field(
+        5.0, ge=0, description="A file that was changed less than this many seconds ago is left for later."
+    )
+
+    streams: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("ad-clicks", "ad-budgets", "ad-reference"),
+        description="Streams to read, comma-separated: Kafka topics, eventhub:NAME for a hub, files:NAME for a folder.",
+    )
+    consumer_group: str = Field("spendgate", description="Kafka consumer group whose offsets lag monitors watch.")
+    flag_topic: str = Field(
+        "can-serve", description="Compacted Kafka topic that flags are published to, or eventhub:NAME for a hub."
+    )
     topic_partitions: int = Field(2, ge=1, le=1000, description="Partitions of topics made on the laptop.")
 
     batch_size: int = Field(MAX_BATCH_SIZE, ge=1, le=MAX_BATCH_SIZE, description="Most events in one staged batch.")
     lateness_days: int = Field(
         31, ge=1, le=3660, description="A click older than this many days when it was enqueued is rejected."
+    )
+    files_lateness_days: int = Field(
+        3660, ge=1, le=3660, description="The same for clicks in files, by which history is brought in."
     )
     stream_timeout: float = Field(15.0, gt=0, description="Seconds to wait for a broker before giving up.")
     lock_timeout: float = Field(600.0, gt=0, description="Seconds a run waits for another one that is under way.")
@@ -72,9 +130,20 @@ class Settings(BaseSettings):
 
     @field_validator("streams")
     @classmethod
-    def _at_least_one(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _named_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("name at least one stream")
+        # The books know a stream by its name alone, so that it keeps them when it moves.
+        names = [split_stream(text)[1] for text in value]
+        if repeated := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"{repeated} is named twice")
+        return value
+
+    @field_validator("flag_topic")
+    @classmethod
+    def _topic_or_hub(cls, value: str) -> str:
+        if split_stream(value)[0] is StreamKind.FILES:
+            raise ValueError("flags are published to a Kafka topic or to eventhub:NAME, not to files")
         return value
 
     @field_validator("warehouse_url")
@@ -85,7 +154,7 @@ class Settings(BaseSettings):
             raise ValueError("not a database URL like postgresql+psycopg://user:password@host/database")
         return value
 
-    @field_validator("kafka_config")
+    @field_validator("kafka_config", "eventhub_config", "files_config")
     @classmethod
     def _json_object(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
@@ -100,9 +169,30 @@ class Settings(BaseSettings):
     @property
     def kafka_properties(self) -> dict[str, Any]:
         """`kafka_config` as a dict; empty when unset."""
-        if self.kafka_config is None:
-            return {}
-        return dict(json.loads(self.kafka_config.get_secret_value()))
+        return _load_object(self.kafka_config)
+
+    @property
+    def eventhub_options(self) -> dict[str, Any]:
+        """`eventhub_config` as a dict; empty when unset."""
+        return _load_object(self.eventhub_config)
+
+    @property
+    def files_options(self) -> dict[str, Any]:
+        """`files_config` as a dict; empty when unset."""
+        return _load_object(self.files_config)
+
+    @property
+    def stream_kinds(self) -> dict[str, StreamKind]:
+        """The kind of every stream by its name, in the order in which they were named."""
+        return {name: kind for kind, name in map(split_stream, self.streams)}
+
+    def streams_of(self, kind: StreamKind) -> list[str]:
+        """The names of the streams of one kind."""
+        return [name for name, found in self.stream_kinds.items() if found is kind]
+
+    def uses(self, kind: StreamKind) -> bool:
+        """Whether anything is read from or published to this kind."""
+        return kind in self.stream_kinds.values() or split_stream(self.flag_topic)[0] is kind
 
 
 @cache

@@ -193,7 +193,7 @@ def test_both_dags_succeed_and_every_step_reports_its_numbers(ends: dict[str, An
     first = ends["first"]
     assert first["announced"] == ["ingest_events", "build_spend"]
     reports = first["reports"]
-    assert reports["list_partitions"] == {"partitions": 6}
+    assert reports["list_slices"] == {"slices": 6}
     intake = reports["ingest_events"]
     assert (intake["partitions"], intake["events"], intake["rejected"]) == (6, 6, {"not_json": 1})
     merged = reports["merge_events"]

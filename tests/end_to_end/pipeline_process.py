@@ -18,6 +18,7 @@ from spendgate.clock import parse_instant
 from spendgate.errors import SpendGateError
 from spendgate.pipeline import Pipeline
 from spendgate.settings import Settings
+from spendgate.streams.endpoints import Endpoints
 from spendgate.warehouse.engine import Warehouse
 
 
@@ -37,7 +38,7 @@ def main(options: dict[str, Any]) -> int:
         lock_timeout=60,
     )
     warehouse = Warehouse(options["warehouse_url"], lock_timeout=settings.lock_timeout)
-    pipeline = Pipeline(settings, warehouse, {"bootstrap.servers": options["bootstrap"]})
+    pipeline = Pipeline(settings, warehouse, Endpoints(settings, kafka={"bootstrap.servers": options["bootstrap"]}))
     say("started")
     try:
         say(json.dumps(pipeline.run(parse_instant(options["as_of"]))))

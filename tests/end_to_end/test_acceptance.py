@@ -28,6 +28,7 @@ from spendgate.local import services
 from spendgate.local.sample import sample_events
 from spendgate.pipeline import Pipeline
 from spendgate.settings import ROOT, Settings
+from spendgate.streams.endpoints import Endpoints
 from spendgate.streams.kafka_producer import KafkaTopics
 from spendgate.streams.publish_file import publish_file
 from spendgate.warehouse.engine import Warehouse
@@ -240,7 +241,7 @@ class Lane:
             consumer_group=self.flag_topic,
             batch_size=50,
         )
-        self.pipeline = Pipeline(settings, self.warehouse, self.kafka)
+        self.pipeline = Pipeline(settings, self.warehouse, Endpoints(settings, kafka=self.kafka))
 
     def feed(self, feed: Feed, as_of: Sequence[datetime]) -> model.Model:
         """Publish and run, file by file; returns what the model makes of the same."""

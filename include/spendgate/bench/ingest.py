@@ -21,10 +21,10 @@ from spendgate.clock import utc_now
 from spendgate.columns import decode_batch
 from spendgate.errors import PermanentError
 from spendgate.local import services
-from spendgate.pipeline import Pipeline
+from spendgate.pipeline import Pipeline, Slice
 from spendgate.settings import Settings
 from spendgate.show import tell
-from spendgate.streams.base import PartitionRef, RecordBatch
+from spendgate.streams.base import RecordBatch
 from spendgate.streams.kafka import KafkaStream
 from spendgate.streams.kafka_producer import KafkaTopics, KafkaWriter
 from spendgate.warehouse import schema
@@ -168,16 +168,16 @@ def _open_pipeline(settings: Settings) -> None:
     import spendgate.airflow_adapter  # noqa: F401
 
     warehouse = Warehouse(services.warehouse_url(settings))
-    _open["pipeline"] = Pipeline(settings, warehouse, services.kafka_properties(settings))
+    _open["pipeline"] = Pipeline(settings, warehouse, services.endpoints(settings))
 
 
-def _warm_up(_number: int) -> list[PartitionRef]:
+def _warm_up(_number: int) -> list[Slice]:
     time.sleep(0.5)
-    return _open["pipeline"].list_partitions()
+    return _open["pipeline"].list_slices()
 
 
-def _read_partition(partition: PartitionRef) -> tuple[int, float]:
-    events = int(_open["pipeline"].read_partition(partition)["events"])
+def _read_slice(part: Slice) -> tuple[int, float]:
+    events = int(_open["pipeline"].read_slice(part)["events"])
     return events, _peak_memory()
 
 
@@ -197,9 +197,9 @@ def _measure_whole(settings: Settings, clicks: int, side_by_side: int) -> tuple[
     warehouse = fresh_warehouse(settings)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(side_by_side, context, _open_pipeline, (settings,)) as pool:
-        partitions, *_ = pool.map(_warm_up, range(side_by_side))
+        slices, *_ = pool.map(_warm_up, range(side_by_side))
         began = time.perf_counter()
-        reads = list(pool.map(_read_partition, partitions))
+        reads = list(pool.map(_read_slice, slices))
         _, memory = pool.submit(_merge_events, None).result()
         seconds = time.perf_counter() - began
     with warehouse.transaction(read_only=True) as transaction:

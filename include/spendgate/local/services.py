@@ -17,7 +17,8 @@ from spendgate.errors import ServiceError
 from spendgate.local import airflow as airflow_service
 from spendgate.local import broker, postgres
 from spendgate.local.processes import LOCALHOST, Supervisor
-from spendgate.settings import Settings
+from spendgate.settings import Settings, StreamKind
+from spendgate.streams.endpoints import Endpoints
 
 Report = Callable[[str], None]
 
@@ -56,7 +57,7 @@ def up(settings: Settings, *, airflow: bool = True, report: Report) -> None:
     starters: list[Callable[[Supervisor, Settings, Report], None]] = []
     if settings.warehouse_url is None:
         starters.append(postgres.start)
-    if settings.kafka_bootstrap is None:
+    if settings.kafka_bootstrap is None and settings.uses(StreamKind.KAFKA):
         starters.append(broker.start)
     if airflow:
         starters.append(airflow_service.start)
@@ -123,6 +124,33 @@ def kafka_properties(settings: Settings) -> dict[str, Any]:
     if bootstrap is None:
         raise ServiceError("The laptop's broker was never started here: run ./spendgate up.")
     return {"bootstrap.servers": bootstrap, **settings.kafka_properties}
+
+
+def endpoints(settings: Settings) -> Endpoints:
+    """How the streams of these settings are reached.
+
+    Raises:
+        ServiceError: one of them is on the laptop's broker, which was never started here.
+    """
+    return Endpoints(
+        settings,
+        kafka=kafka_properties(settings) if settings.uses(StreamKind.KAFKA) else None,
+        eventhub=eventhub_options(settings),
+        files_url=settings.files_url,
+        files=settings.files_options,
+    )
+
+
+def eventhub_options(settings: Settings) -> dict[str, Any] | None:
+    """The options for Event Hubs that are set; None when neither a connection string nor a namespace is."""
+    told = {
+        "connection_string": settings.eventhub_connection and settings.eventhub_connection.get_secret_value(),
+        "namespace": settings.eventhub_namespace,
+        "consumer_group": settings.eventhub_consumer_group,
+    }
+    if not (told["connection_string"] or told["namespace"]):
+        return None
+    return {**settings.eventhub_options, **{name: value for name, value in told.items() if value}}
 
 
 def ui(settings: Settings) -> tuple[str, str, str]:

@@ -6,7 +6,7 @@ A position is the text of the next thing to read; only the stream that made it c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,12 +16,25 @@ from typing import Protocol
 class PartitionRef:
     """One partition of a stream, and the identity of the stream's present incarnation.
 
-    `incarnation` changes when the stream is deleted and made again (Kafka: the topic id).
+    `incarnation` changes when the stream is deleted and made again (Kafka: the topic id; Event Hubs: when the hub
+    was made; files, each of which is a partition: size and time of the file).
     """
 
     stream: str
     partition: str
     incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPosition:
+    """Where the books say that a partition's next read begins; `position` None: at its beginning."""
+
+    incarnation: str
+    position: str | None
+
+
+# By partition, of one stream.
+StoredPositions = Mapping[str, StoredPosition]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +76,7 @@ class BoundedRead(Protocol):
 
 
 class Stream(Protocol):
-    """A named stream of one broker."""
+    """A named stream of one broker, hub or directory."""
 
     @property
     def name(self) -> str: ...
@@ -77,5 +90,46 @@ class Stream(Protocol):
             StreamAccessError: the broker refuses us.
         """
 
+    def unread(self, stored: StoredPositions) -> list[PartitionRef]:
+        """The partitions that may hold something to read, in the order in which they are to be read.
+
+        Of files, which come and go, those that were read to their end are left out, and those that were read in
+        part and are gone since are named: reading one tells what is lost. Raises as `partitions`.
+        """
+
+    def news(self, stored: StoredPositions) -> Mapping[str, str]:
+        """Partitions that hold something not yet read, and how far each reaches (a text that grows with it).
+
+        A cheap look, for waking up only. A stream object may keep its connection between two looks, until `close`;
+        one object is looked at by one thread at a time. Raises as `partitions`.
+        """
+
+    def close(self) -> None:
+        """Give up what `news` kept; may be called twice. Reads keep nothing beyond their block."""
+
     def read(self, partition: PartitionRef, position: str | None) -> AbstractContextManager[BoundedRead]:
         """Open a bounded read at `position`, or at the first available record if it is None."""
+
+
+class FlagSink(Protocol):
+    """Where flags are published to."""
+
+    @property
+    def topic(self) -> str:
+        """The name of the topic or hub."""
+
+    def ensure_topic(self) -> str:
+        """Make the topic, compacted, if it isn't there and can be made; returns its identity (another one if it was
+        made anew).
+
+        Raises:
+            StreamUnknownError, StreamUnavailableError, StreamAccessError, ConfigurationError
+        """
+
+    def send(self, messages: Sequence[tuple[bytes, bytes]]) -> None:
+        """Send (key, value) pairs, in order for each key, and return when all are acknowledged.
+
+        Raises:
+            StreamUnavailableError: not all were acknowledged; those that were can't be told from the others.
+            StreamUnknownError, StreamAccessError, ConfigurationError
+        """

@@ -11,7 +11,7 @@ from spendgate.streams.kafka_producer import FlagProducer, KafkaTopics
 
 @dataclass(frozen=True, slots=True)
 class KafkaFlagTopic:
-    """Where flags go (`spendgate.publish.FlagSink`); `timeout` in seconds."""
+    """Where flags go (`spendgate.streams.base.FlagSink`); `timeout` in seconds."""
 
     topic: str
     kafka: Mapping[str, Any] = field(repr=False)

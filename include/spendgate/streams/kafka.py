@@ -44,7 +44,7 @@ from spendgate.errors import (
     StreamUnavailableError,
     StreamUnknownError,
 )
-from spendgate.streams.base import BoundedRead, PartitionRef, RecordBatch
+from spendgate.streams.base import BoundedRead, PartitionRef, RecordBatch, StoredPositions
 
 log = logging.getLogger(__name__)
 
@@ -272,6 +272,7 @@ class KafkaStream:
         self._name = name
         self._cluster = Cluster(properties, timeout)
         self._group = group
+        self._watch: _Watch | None = None
 
     @property
     def name(self) -> str:
@@ -285,6 +286,30 @@ class KafkaStream:
         """
         topic = self._cluster.describe(self._name)
         return [PartitionRef(self._name, str(number), topic.topic_id) for number in topic.partitions]
+
+    def unread(self, stored: StoredPositions) -> list[PartitionRef]:
+        """Every partition: only opening one tells whether it holds more. Raises as `partitions`."""
+        return self.partitions()
+
+    def news(self, stored: StoredPositions) -> dict[str, str]:
+        """Partitions whose end by ListOffsets lies past the stored position, with that end.
+
+        An end that is short of the truth (see the module) still lies past what was read before the last batch came.
+        Raises as `partitions`.
+        """
+        if self._watch is None:
+            self._watch = _Watch(self._cluster, self._name, self._group)
+        try:
+            return self._watch.news(stored)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection that `news` kept."""
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
     @contextmanager
     def read(self, partition: PartitionRef, position: str | None) -> Iterator[BoundedRead]:
@@ -308,6 +333,44 @@ class KafkaStream:
             yield read
         finally:
             consumer.close()
+
+
+class _Watch:
+    """Clients that are kept to look at the ends of a topic's partitions again and again."""
+
+    def __init__(self, cluster: Cluster, topic: str, group: str) -> None:
+        self._cluster = cluster
+        self._topic = topic
+        self._complaints: list[KafkaError] = []
+        self._admin = Admin(cluster)
+        with cluster.checking_properties():
+            self._consumer = Consumer(cluster.configure(self._complaints, _FETCH, {**_BOUNDED, "group.id": group}))
+
+    def news(self, stored: StoredPositions) -> dict[str, str]:
+        """As `KafkaStream.news`."""
+        self._complaints.clear()
+        topic = self._admin.describe(self._topic)
+        found: dict[str, str] = {}
+        for number in topic.partitions:
+            known = stored.get(str(number))
+            at = known.position if known and known.incarnation == topic.topic_id else None
+            low, high = self._ends(number)
+            if high > (low if at is None else int(at)):
+                found[str(number)] = str(high)
+        return found
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _ends(self, number: int) -> tuple[int, int]:
+        try:
+            ends: tuple[int, int] = self._consumer.get_watermark_offsets(
+                TopicPartition(self._topic, number), timeout=self._cluster.timeout
+            )
+        except KafkaException as error:
+            self._consumer.poll(0)  # hands out what is still to be said to `complaints`
+            raise self._cluster.failure(error.args[0], self._complaints, self._topic) from error
+        return ends
 
 
 class KafkaRead:

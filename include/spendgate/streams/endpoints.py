@@ -1,0 +1,78 @@
+"""Where streams are and how they are reached: one place that knows every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from spendgate.errors import ConfigurationError, StreamUnknownError
+from spendgate.settings import Settings, StreamKind, split_stream
+from spendgate.streams.base import FlagSink, Stream
+
+# Messages carry their keys and the table its own copy: one partition a core of a small cluster is plenty.
+FLAG_TOPIC_PARTITIONS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """What the streams of `settings` are opened with.
+
+    Each kind's client is loaded when the first stream of that kind is opened: azure-eventhub and the object stores
+    cost a second that nobody pays who doesn't use them.
+
+    Attributes:
+        kafka: librdkafka's properties; None: no stream is of that kind.
+        eventhub: options as docs/streams.md lists them, `connection_string` or `namespace` among them.
+        files_url: the directory or fsspec URL under which each files stream has a folder.
+        files: options of its file system.
+    """
+
+    settings: Settings
+    kafka: Mapping[str, Any] | None = field(default=None, repr=False)
+    eventhub: Mapping[str, Any] | None = field(default=None, repr=False)
+    files_url: str | None = None
+    files: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def stream(self, name: str) -> Stream:
+        """The stream of that name.
+
+        Raises:
+            StreamUnknownError: no setting names it.
+            ConfigurationError: its kind isn't configured.
+        """
+        kind = self.settings.stream_kinds.get(name)
+        if kind is None:
+            raise StreamUnknownError(f"{name} is none of SPENDGATE_STREAMS ({', '.join(self.settings.streams)}).")
+        return {StreamKind.KAFKA: self._kafka_stream}[kind](name)
+
+    def lateness(self, name: str) -> timedelta:
+        """How old a click of that stream may be when it is enqueued."""
+        of_files = self.settings.stream_kinds.get(name) is StreamKind.FILES
+        return timedelta(days=self.settings.files_lateness_days if of_files else self.settings.lateness_days)
+
+    def flag_sink(self) -> FlagSink:
+        """Where flags are published to.
+
+        Raises:
+            ConfigurationError: its kind isn't configured.
+        """
+        _, topic = split_stream(self.settings.flag_topic)
+        from spendgate.streams.flag_topic import KafkaFlagTopic
+
+        return KafkaFlagTopic(
+            topic, self._kafka_properties(), partitions=FLAG_TOPIC_PARTITIONS, timeout=self.settings.stream_timeout
+        )
+
+    def _kafka_stream(self, name: str) -> Stream:
+        from spendgate.streams.kafka import KafkaStream
+
+        return KafkaStream(
+            name, self._kafka_properties(), group=self.settings.consumer_group, timeout=self.settings.stream_timeout
+        )
+
+    def _kafka_properties(self) -> Mapping[str, Any]:
+        if self.kafka is None:
+            raise ConfigurationError("Set SPENDGATE_KAFKA_BOOTSTRAP to the host:port of a Kafka broker.")
+        return self.kafka
