@@ -111,11 +111,13 @@ def test(context: typer.Context) -> None:
 @app.command()
 def up(
     airflow: Annotated[bool, typer.Option(help="Start Airflow too.")] = True,
-    schedule: Annotated[bool, typer.Option("--schedule", help="Unpause both DAGs, so that they run hourly.")] = False,
+    schedule: Annotated[
+        bool, typer.Option(help="Unpause the DAGs: events are followed within seconds, and read hourly.")
+    ] = True,
 ) -> None:
     """Start the local warehouse, broker and Airflow, and bring the schema up to date.
 
-    DAGs stay as they are; new ones are paused until you unpause them in the UI or by --schedule.
+    With --no-schedule DAGs stay as they are; new ones are paused until you unpause them in the UI.
 
     Example: ./spendgate up --no-airflow
     """
@@ -236,10 +238,11 @@ def query(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="ingest or spend.")],
+    name: Annotated[str, typer.Argument(help="freshness, ingest or spend.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
     clicks: Annotated[int, typer.Option(min=1000, help="Clicks (spend: a day).")] = 1_000_000,
     days: Annotated[int, typer.Option(min=1, help="Days of history (spend only).")] = 30,
+    tries: Annotated[int, typer.Option(min=1, help="Clicks that are waited for (freshness only).")] = 20,
 ) -> None:
     """Measure against limits of the same run, on services of its own in a temporary home.
 
@@ -247,7 +250,7 @@ def bench(
     """
     from spendgate.bench import run_benchmark
 
-    run_benchmark(name, clicks=clicks, days=days, as_json=as_json)
+    run_benchmark(name, clicks=clicks, days=days, tries=tries, as_json=as_json)
 
 
 gaps = typer.Typer(help="Events that retention removed before they were read.")

@@ -21,6 +21,8 @@ from spendgate.warehouse.engine import Warehouse
 from spendgate.warehouse.tables import Batch, RejectedEvent, ServingFlag
 
 DAGS = ("ingest_events", "build_spend")
+# Of use once everything is up and waits for events.
+FOLLOWER = "follow_streams"
 RUN_TIMEOUT_SECONDS = 900.0
 FIRST_RUN_SECONDS = 15.0
 AS_OF_TRIES = 3
@@ -41,7 +43,7 @@ def start_services(settings: Settings, *, airflow: bool = True, schedule: bool =
         )
     if airflow:
         with airflow_service.client(settings) as client:
-            for dag_id in DAGS if schedule else ():
+            for dag_id in (*DAGS, FOLLOWER) if schedule else ():
                 client.wait_for_dag(dag_id)
                 client.unpause(dag_id)
         _say_login(settings)
@@ -61,7 +63,9 @@ def run_demo(settings: Settings, *, once: bool, clicks: int, seed: int) -> None:
         if once:
             services.down(settings, tell)
     if not once:
-        say("Everything stays up; stop it with ./spendgate down.")
+        with airflow_service.client(settings) as client:
+            client.unpause(FOLLOWER)
+        say("Everything stays up and follows the streams; stop it with ./spendgate down.")
         _say_login(settings)
 
 

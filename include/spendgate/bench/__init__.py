@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from spendgate.bench.freshness import measure_freshness
 from spendgate.bench.ingest import measure_ingest
 from spendgate.bench.spend import measure_spend
 from spendgate.errors import ConfigurationError
@@ -15,19 +16,21 @@ from spendgate.local import services
 from spendgate.settings import Settings
 from spendgate.show import say, show_table, tell
 
-NAMES = ("ingest", "spend")
+NAMES = ("freshness", "ingest", "spend")
 
 
-def run_benchmark(name: str, *, clicks: int, days: int, as_json: bool) -> None:
+def run_benchmark(name: str, *, clicks: int, days: int, tries: int, as_json: bool) -> None:
     """Run one benchmark in a temporary home and print its table, with `as_json` one JSON object at the end.
 
     Raises:
         ConfigurationError: there is no such benchmark.
     """
     if name not in NAMES:
-        raise ConfigurationError(f"There is no benchmark {name!r}; there are {' and '.join(NAMES)}.")
+        raise ConfigurationError(f"There is no benchmark {name!r}; there are {', '.join(NAMES)}.")
     with _services() as settings:
-        if name == "ingest":
+        if name == "freshness":
+            figures, rows = measure_freshness(settings, tries)
+        elif name == "ingest":
             figures, rows = measure_ingest(settings, clicks)
         else:
             figures, rows = measure_spend(settings, clicks, days)
