@@ -33,8 +33,8 @@ FILES_CONNECTION = "spendgate_files"
 
 STAGED_EVENTS = Asset("spendgate-staged-events", uri="spendgate://staging/events")
 
-# How often streams are looked at: what the wait for the next look may add to the way from event to flag.
-LOOK_SECONDS = 0.5
+# How often the trigger asks whether a wake-up is due.
+TICK_SECONDS = 0.2
 # A stream or warehouse that can't be looked at is left alone for this long; its next failure is told again.
 LOOK_AGAIN_SECONDS = 10.0
 
@@ -47,13 +47,12 @@ class StreamTrigger(BaseEventTrigger):
     is tried again, while hourly runs tell what is wrong with it.
     """
 
-    def __init__(self, look_seconds: float = LOOK_SECONDS) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's triggers have no annotations here
-        self._look_seconds = look_seconds
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Class path and arguments, by which the triggerer makes it anew."""
-        return f"{type(self).__module__}.{type(self).__qualname__}", {"look_seconds": self._look_seconds}
+        return f"{type(self).__module__}.{type(self).__qualname__}", {}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """One event a wake-up; its payload says which partitions hold news, and how far they reach."""
@@ -66,7 +65,7 @@ class StreamTrigger(BaseEventTrigger):
             while True:
                 if due := wake_ups.due():
                     yield _wake_up({f"{stream}/{partition}": reach for (stream, partition), reach in due.items()})
-                await asyncio.sleep(self._look_seconds / 2)
+                await asyncio.sleep(TICK_SECONDS)
         finally:
             for watch in watches:
                 watch.cancel()
@@ -91,7 +90,7 @@ class StreamTrigger(BaseEventTrigger):
                 log.warning("%s can't be watched now, only the hourly schedule reads it: %s", name, error)
                 wake_ups.saw(name, {})
                 await asyncio.sleep(LOOK_AGAIN_SECONDS)
-            await asyncio.sleep(self._look_seconds)
+            await asyncio.sleep(lookout.seconds)
 
 
 # Streams of which the triggerer tells that they hold news.
@@ -149,7 +148,7 @@ def _open_lookouts(stack: ExitStack) -> list[Lookout]:
     endpoints = _endpoints(settings)
     warehouse = stack.enter_context(closing(Warehouse(_warehouse_url(settings))))
     intake = Pipeline(settings, warehouse, endpoints).intake()
-    lookouts = [Lookout(endpoints.stream(name), intake) for name in settings.stream_kinds]
+    lookouts = [Lookout(endpoints.stream(name), intake, endpoints.look_seconds(name)) for name in settings.stream_kinds]
     for lookout in lookouts:
         stack.callback(lookout.close)
     return lookouts

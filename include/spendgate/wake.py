@@ -38,10 +38,11 @@ class News:
 
 @dataclass(frozen=True, slots=True)
 class Lookout:
-    """Looks at one stream, again and again."""
+    """Looks at one stream again and again, every `seconds`."""
 
     stream: Stream
     intake: Intake
+    seconds: float
     _mutex: threading.Lock = field(default_factory=threading.Lock)
 
     def look(self) -> dict[Place, News]:

@@ -14,6 +14,9 @@ from spendgate.streams.base import FlagSink, Stream
 # Messages carry their keys and the table its own copy: one partition a core of a small cluster is plenty.
 FLAG_TOPIC_PARTITIONS = 3
 
+# What a broker bears easily, a hub throttles and an object store bills for.
+_LOOK_SECONDS = {StreamKind.KAFKA: 0.5, StreamKind.EVENTHUB: 2.0, StreamKind.FILES: 5.0}
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
@@ -51,6 +54,10 @@ class Endpoints:
         """How old a click of that stream may be when it is enqueued."""
         of_files = self.settings.stream_kinds.get(name) is StreamKind.FILES
         return timedelta(days=self.settings.files_lateness_days if of_files else self.settings.lateness_days)
+
+    def look_seconds(self, name: str) -> float:
+        """How long to wait between two looks for news of that stream."""
+        return _LOOK_SECONDS[self.settings.stream_kinds[name]]
 
     def flag_sink(self) -> FlagSink:
         """Where flags are published to.

@@ -1,0 +1,106 @@
+"""With everything up: events are followed within seconds, bursts by few runs, by the real watcher and scheduler."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from sqlalchemy import func, select
+from tests.factories import advertiser, budget, click
+
+from spendgate.clock import utc_now
+from spendgate.demo import FOLLOWER, start_services
+from spendgate.local import airflow as airflow_service
+from spendgate.local import services
+from spendgate.settings import Settings
+from spendgate.streams.publish_file import publish_lines
+from spendgate.warehouse.engine import Warehouse
+from spendgate.warehouse.tables import ClickEvent
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+BURST = 40
+LONGEST_WAIT = 120.0
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    made = Settings(home=tmp_path_factory.mktemp("follow"))
+    try:
+        start_services(made, schedule=True)
+        yield made
+    finally:
+        services.down(made, lambda _: None)
+
+
+def publish(settings: Settings, *bodies: bytes) -> None:
+    publish_lines(bodies, services.kafka_properties(settings), stream="ad-clicks", timeout=15)
+
+
+def eventually(check: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + LONGEST_WAIT
+    while not check():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def stored_clicks(settings: Settings) -> int:
+    warehouse = Warehouse(services.warehouse_url(settings))
+    try:
+        with warehouse.transaction(read_only=True) as transaction:
+            return int(transaction.run(select(func.count()).select_from(ClickEvent)).scalar_one())
+    finally:
+        warehouse.close()
+
+
+def published_flags(settings: Settings) -> dict[int, dict[str, Any]]:
+    """The topic's last message of each advertiser."""
+    consumer = Consumer({**services.kafka_properties(settings), "group.id": "follower", "enable.partition.eof": True})
+    try:
+        topic = consumer.list_topics(settings.flag_topic, timeout=10).topics[settings.flag_topic]
+        consumer.assign([TopicPartition(settings.flag_topic, number, 0) for number in topic.partitions])
+        latest: dict[int, dict[str, Any]] = {}
+        ended = 0
+        while ended < len(topic.partitions):
+            for message in consumer.consume(100, 1.0):
+                if message.error() is not None:
+                    ended += 1
+                else:
+                    flag = json.loads(message.value() or b"")
+                    latest[flag["advertiser_id"]] = flag
+        return latest
+    finally:
+        consumer.close()
+
+
+def follower_runs(settings: Settings) -> list[dict[str, Any]]:
+    with airflow_service.client(settings) as client:
+        return client.runs(FOLLOWER)
+
+
+def test_a_click_that_exhausts_a_budget_closes_the_gate_and_a_burst_becomes_few_runs(settings: Settings) -> None:
+    hour_ago = utc_now() - timedelta(hours=1)
+    publish(settings, advertiser(hour_ago), budget(1, hour_ago, "30"))
+    # By the follower or by the first hourly runs, whoever comes first.
+    assert eventually(lambda: bool(published_flags(settings)))
+    (opened,) = published_flags(settings).values()
+    assert (opened["can_serve"], opened["reason"]) == (True, "ok")
+
+    before = len(follower_runs(settings))
+    for number in range(BURST):
+        publish(settings, click(number + 1, utc_now(), "1"))
+        time.sleep(0.1)
+    assert eventually(lambda: stored_clicks(settings) == BURST)
+    assert eventually(lambda: all(run["state"] == "success" for run in follower_runs(settings)))
+    # Four seconds of clicks; a run takes two or three, and there is none for each click.
+    assert 1 <= len(follower_runs(settings)) - before <= 5
+    (closed,) = published_flags(settings).values()
+    assert (closed["can_serve"], closed["reason"], closed["spent_today"]) == (False, "exhausted", f"{BURST}.0000")
+    assert {run["run_type"] for run in follower_runs(settings)} == {"asset_triggered"}
