@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spendgate.errors import ConfigurationError
-from spendgate.settings import ROOT, Settings, load_settings
+from spendgate.settings import ROOT, Settings, StreamKind, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,25 @@ def test_streams_are_split_at_commas_and_stripped(monkeypatch: pytest.MonkeyPatc
     assert load_settings().streams == ("clicks", "budgets")
 
 
+def test_a_stream_without_a_kind_is_a_kafka_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPENDGATE_STREAMS", "ad-clicks,kafka:ad-ads,eventhub:ad-budgets,files:history")
+    settings = load_settings()
+    assert {name: kind.value for name, kind in settings.stream_kinds.items()} == {
+        "ad-clicks": "kafka",
+        "ad-ads": "kafka",
+        "ad-budgets": "eventhub",
+        "history": "files",
+    }
+    assert settings.streams_of(StreamKind.KAFKA) == ["ad-clicks", "ad-ads"]
+
+
+def test_what_flags_are_published_to_is_used_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPENDGATE_STREAMS", "files:history")
+    monkeypatch.setenv("SPENDGATE_FLAG_TOPIC", "eventhub:can-serve")
+    settings = load_settings()
+    assert [kind for kind in StreamKind if settings.uses(kind)] == [StreamKind.EVENTHUB, StreamKind.FILES]
+
+
 def test_a_relative_home_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPENDGATE_HOME", "a home")
@@ -48,6 +67,12 @@ def test_kafka_config_is_a_json_object(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "value"),
     [
         ("SPENDGATE_STREAMS", " , "),
+        ("SPENDGATE_STREAMS", "amqp:ad-clicks"),
+        ("SPENDGATE_STREAMS", "eventhub:"),
+        ("SPENDGATE_STREAMS", "ad-clicks,eventhub:ad-clicks"),
+        ("SPENDGATE_FLAG_TOPIC", "files:can-serve"),
+        ("SPENDGATE_EVENTHUB_CONFIG", "secret"),
+        ("SPENDGATE_FILES_CONFIG", '"secret"'),
         ("SPENDGATE_BATCH_SIZE", "many"),
         ("SPENDGATE_BATCH_SIZE", "50001"),
         ("SPENDGATE_BROKER_PORT", "70000"),

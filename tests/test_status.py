@@ -113,6 +113,25 @@ def test_it_is_red_and_names_the_check_when_numbers_contradict_each_other(
     assert "docs/runbook.md" in out
 
 
+def test_it_says_what_each_stream_holds_that_is_not_read(settings: Settings, show: Show) -> None:
+    kafka = services.kafka_properties(settings)
+    assert (fact(show(settings)[1], "ad-clicks"), fact(show(settings)[1], "ad-budgets")) == ("kafka", "kafka")
+    publish_lines([click(2, utc_now())], kafka, stream="ad-budgets", timeout=15)
+    well, out = show(settings)
+    assert well, out
+    (line,) = (line for line in out.splitlines() if " ad-budgets " in line)
+    assert "more to read in 1 partition " in line
+    (line,) = (line for line in out.splitlines() if " ad-clicks " in line)
+    assert "all read" in line
+
+
+def test_it_is_red_and_says_why_when_a_stream_cannot_be_read(settings: Settings, show: Show) -> None:
+    well, out = show(settings.model_copy(update={"streams": ("ad-clicks", "missing")}))
+    assert not well
+    assert "CAN'T BE READ" in out
+    assert "has no stream 'missing'" in out
+
+
 def test_it_is_red_while_a_gap_waits_for_a_person(settings: Settings, warehouse: Warehouse, show: Show) -> None:
     now = utc_now()
     gap = {"stream": "ad-clicks", "partition_id": "0", "epoch": 9, "from_position": "1", "to_position": "5"}

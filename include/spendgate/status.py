@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,6 +13,7 @@ from spendgate.clock import day_start, format_instant, utc_now
 from spendgate.errors import SpendGateError
 from spendgate.local import airflow as airflow_service
 from spendgate.local import services
+from spendgate.pipeline import Pipeline
 from spendgate.settings import Settings
 from spendgate.show import say, show_table
 from spendgate.spend import Spend
@@ -20,6 +23,8 @@ from spendgate.warehouse.tables import Batch, ClickEvent, Outbox, RejectedEvent,
 
 # Today and the day before: what people and ad servers look at.
 CHECKED_DAYS = 1
+# A person waits for the answer.
+STREAM_SECONDS = 5.0
 
 
 def show_status(settings: Settings) -> bool:
@@ -37,6 +42,7 @@ def show_status(settings: Settings) -> bool:
         warehouse = Warehouse(services.warehouse_url(settings))
         try:
             require_current(warehouse)
+            well &= _show_streams(settings, warehouse)
             _show_freshness(warehouse)
             well &= _show_checks(warehouse)
         finally:
@@ -46,6 +52,36 @@ def show_status(settings: Settings) -> bool:
         well = False
     say("All is well." if well else "Not all is well: docs/runbook.md says what to do.")
     return well
+
+
+def _show_streams(settings: Settings, warehouse: Warehouse) -> bool:
+    """What each stream holds that isn't read; True when all of them can be looked at."""
+    impatient = settings.model_copy(update={"stream_timeout": min(settings.stream_timeout, STREAM_SECONDS)})
+    endpoints = services.endpoints(impatient)
+    intake = Pipeline(impatient, warehouse, endpoints).intake()
+
+    def look(name: str) -> int | SpendGateError:
+        try:
+            with closing(endpoints.stream(name)) as stream:
+                return len(stream.news(intake.stored_positions(name)))
+        except SpendGateError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(look, settings.stream_kinds))
+    failures = [one for one in found if isinstance(one, SpendGateError)]
+    kinds = settings.stream_kinds.items()
+    rows = [[name, kind.value, _unread(one)] for (name, kind), one in zip(kinds, found, strict=True)]
+    show_table(["stream", "kind", "is"], rows)
+    for failure in failures:
+        say(str(failure))
+    return not failures
+
+
+def _unread(found: int | SpendGateError) -> str:
+    if isinstance(found, SpendGateError):
+        return "CAN'T BE READ"
+    return f"more to read in {found} partition{'s' * (found > 1)}" if found else "all read"
 
 
 def _show_freshness(warehouse: Warehouse) -> None:
