@@ -166,6 +166,19 @@ class Settings(BaseSettings):
                 raise ValueError("not a JSON object")
         return value
 
+    def as_environment(self) -> dict[str, str]:
+        """The settings that were set, and the home, as variables: a process that is given them reads the same ones."""
+        result = {}
+        for name in {*self.model_fields_set, "home"}:
+            value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            elif isinstance(value, tuple):
+                value = ",".join(value)
+            if value is not None:
+                result[f"SPENDGATE_{name.upper()}"] = str(value)
+        return result
+
     @property
     def kafka_properties(self) -> dict[str, Any]:
         """`kafka_config` as a dict; empty when unset."""

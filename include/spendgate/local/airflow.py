@@ -25,7 +25,6 @@ from typing import Any
 
 import httpx
 from filelock import FileLock
-from pydantic import SecretStr
 
 from spendgate.errors import ServiceError
 from spendgate.local.home import read_or_create_secret, write_atomically
@@ -70,7 +69,7 @@ def environment(settings: Settings, *, headless: bool = False) -> dict[str, str]
     no_proxy = [*filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy")]), LOCALHOST]
     return {
         **inherited,
-        **_own_settings(settings),
+        **settings.as_environment(),
         **_airflow_settings(home, metadata_database(settings, headless=headless), port),
         "AIRFLOW_HOME": str(airflow_home),
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(search_path)),
@@ -300,20 +299,6 @@ def _body(response: httpx.Response) -> dict[str, Any]:
     return body
 
 
-def _own_settings(settings: Settings) -> dict[str, str]:
-    """The settings that were set, as variables: a task's process reads the same ones."""
-    result = {}
-    for name in {*settings.model_fields_set, "home"}:
-        value = getattr(settings, name)
-        if isinstance(value, SecretStr):
-            value = value.get_secret_value()
-        elif isinstance(value, tuple):
-            value = ",".join(value)
-        if value is not None:
-            result[f"SPENDGATE_{name.upper()}"] = str(value)
-    return result
-
-
 def _airflow_settings(home: Path, database: Path, port: int) -> dict[str, str]:
     address = f"http://{LOCALHOST}:{port}"
     passwords = home / "secrets" / "airflow_passwords.json"
@@ -383,7 +368,7 @@ def _arguments(name: str, supervisor: Supervisor) -> tuple[str, ...]:
 
 def _fingerprint(settings: Settings) -> str:
     """Of what a running Airflow keeps in its environment: other settings need a restart."""
-    told = json.dumps([_own_settings(settings), str(DAGS_FOLDER), _version()], sort_keys=True)
+    told = json.dumps([settings.as_environment(), str(DAGS_FOLDER), _version()], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
 
 

@@ -1,0 +1,157 @@
+"""The kinds of streams that the contract (test_contract.py) is held to, each over a server of its own."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import KafkaException, Producer
+from tests.brokers import Bench, WheelBroker, free_port
+
+from spendgate.clock import format_instant, utc_now
+
+# Numbered clicks, as fast as they can be made.
+_CLICK = (
+    b'{"event_type":"click","click_id":"00000000-0000-4000-8000-%012d","advertiser_id":%d,"ad_id":7,'
+    b'"click_time":"%s","amount":"0.25"}'
+)
+
+
+def many_clicks(count: int, time: str) -> Iterable[bytes]:
+    stamp = time.encode()
+    return (_CLICK % (number, 1 + number % 1000, stamp) for number in range(count))
+
+
+class Kind(ABC):
+    """A server of one kind with streams on it, each of one partition; `folder` is its own."""
+
+    # Whether it can remove what was never read.
+    can_lose = True
+    # Whether being away can't be told from never having been there.
+    away_is_permanent = False
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start, or start again with what it held."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Be gone, as if killed."""
+
+    @abstractmethod
+    def make_stream(self) -> str:
+        """A new, empty stream's name."""
+
+    @abstractmethod
+    def settings(self, stream: str) -> dict[str, Any]:
+        """Fields of `Settings` by which the stream is read."""
+
+    @abstractmethod
+    def put(self, stream: str, bodies: Sequence[bytes]) -> None:
+        """Append messages and return when they are there."""
+
+    @abstractmethod
+    def put_many(self, stream: str, count: int) -> None:
+        """Append that many clicks, each another one."""
+
+    @abstractmethod
+    def make_anew(self, stream: str, bodies: Sequence[bytes]) -> None:
+        """Delete the stream and make it again, with these messages."""
+
+    @abstractmethod
+    def nowhere_settings(self, stream: str) -> dict[str, Any]:
+        """As `settings`, at an address where nobody is."""
+
+    def refused_settings(self, stream: str) -> dict[str, Any] | None:
+        """As `settings`, with credentials that are refused (`hunter2` among them); None if it asks for none."""
+        return None
+
+    def lose(self, stream: str, first: int) -> list[int]:
+        """Remove messages before they were read, of ten those before `first`; the numbers that are left to read."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def come_back(self, stream: str) -> None:
+        """Do what has to be done after `start` for the stream to be there again."""
+
+
+class _Kafka(Kind):
+    """What the two brokers share."""
+
+    bootstrap: str
+
+    @property
+    def bench(self) -> Bench:
+        return Bench(self.bootstrap)
+
+    def make_stream(self) -> str:
+        return self.bench.topic()
+
+    def settings(self, stream: str) -> dict[str, Any]:
+        return {"streams": (stream,), "kafka_bootstrap": self.bootstrap, "stream_timeout": 8}
+
+    def put(self, stream: str, bodies: Sequence[bytes]) -> None:
+        self.bench.produce(stream, bodies)
+
+    def put_many(self, stream: str, count: int) -> None:
+        producer = Producer({"bootstrap.servers": self.bootstrap, "linger.ms": 20})
+        for number, body in enumerate(many_clicks(count, _now())):
+            producer.produce(stream, body)
+            if number % 10_000 == 0:
+                producer.flush()
+        assert producer.flush(60) == 0
+
+    def make_anew(self, stream: str, bodies: Sequence[bytes]) -> None:
+        self.bench.delete(stream)
+        create_again(self.bench, stream)
+        self.put(stream, bodies)
+
+    def nowhere_settings(self, stream: str) -> dict[str, Any]:
+        return {**self.settings(stream), "kafka_bootstrap": f"127.0.0.1:{free_port()}"}
+
+
+class WheelBrokerKind(_Kafka):
+    """The wheel's broker: memory only, no retention, no logins."""
+
+    can_lose = False
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._broker = WheelBroker()
+        self.bootstrap = self._broker.bootstrap
+
+    def start(self) -> None:
+        self._broker.start()
+
+    def stop(self) -> None:
+        self._broker.kill()
+
+    def come_back(self, stream: str) -> None:
+        self.bench.create(stream)
+
+
+def create_again(bench: Bench, topic: str) -> None:
+    """Apache Kafka needs a moment to forget a topic that was deleted."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            bench.create(topic)
+        except KafkaException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _now() -> str:
+    return format_instant(utc_now())
+
+
+KINDS: list[type[Kind]] = [WheelBrokerKind]
