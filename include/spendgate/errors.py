@@ -27,6 +27,10 @@ class StreamUnavailableError(TransientError):
     """The broker can't be reached or didn't answer in time."""
 
 
+class StreamChangedError(StreamUnavailableError):
+    """What was read changed meanwhile: a file that is still written to. Other partitions of the stream can be read."""
+
+
 class StreamUnknownError(PermanentError):
     """The broker answers, but has no such stream."""
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from spendgate.clock import Clock, utc_now
-from spendgate.errors import PermanentError, SpendGateError, TransientError
+from spendgate.errors import PermanentError, SpendGateError, StreamChangedError, TransientError
 from spendgate.flags import Flags
 from spendgate.ingest import Intake
 from spendgate.merge import Merge
@@ -152,7 +152,7 @@ class Pipeline:
             except SpendGateError as error:
                 log.error("%s/%s can't be read: %s", partition.stream, partition.partition, error)
                 failures.append(error)
-                if isinstance(error, TransientError):
+                if isinstance(error, TransientError) and not isinstance(error, StreamChangedError):
                     away.add(partition.stream)
         return reads, failures
 
