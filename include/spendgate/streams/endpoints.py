@@ -48,7 +48,10 @@ class Endpoints:
         kind = self.settings.stream_kinds.get(name)
         if kind is None:
             raise StreamUnknownError(f"{name} is none of SPENDGATE_STREAMS ({', '.join(self.settings.streams)}).")
-        return {StreamKind.KAFKA: self._kafka_stream}[kind](name)
+        return {
+            StreamKind.KAFKA: self._kafka_stream,
+            StreamKind.FILES: self._files_stream,
+        }[kind](name)
 
     def lateness(self, name: str) -> timedelta:
         """How old a click of that stream may be when it is enqueued."""
@@ -77,6 +80,19 @@ class Endpoints:
 
         return KafkaStream(
             name, self._kafka_properties(), group=self.settings.consumer_group, timeout=self.settings.stream_timeout
+        )
+
+    def _files_stream(self, name: str) -> Stream:
+        from spendgate.streams.files import FilesStream
+
+        if not self.files_url:
+            raise ConfigurationError(f"Set SPENDGATE_FILES_URL: the stream {name} is read from a folder of it.")
+        return FilesStream(
+            name,
+            self.files_url,
+            self.files,
+            settle=timedelta(seconds=self.settings.files_settle_seconds),
+            timeout=self.settings.stream_timeout,
         )
 
     def _kafka_properties(self) -> Mapping[str, Any]:
