@@ -136,9 +136,11 @@ class Intake:
 
     def stored_positions(self, stream: str) -> dict[str, StoredPosition]:
         """Where the next read of each partition of a stream begins, by partition."""
+        # No more columns than that: a stream of files has a row for each file that it ever had.
+        columns = (StreamPosition.c.partition_id, StreamPosition.c.incarnation, StreamPosition.c.position)
         with self.warehouse.transaction(read_only=True) as transaction:
-            rows = transaction.run(select(StreamPosition).where(StreamPosition.c.stream == stream)).all()
-        return {row.partition_id: StoredPosition(row.incarnation, row.position) for row in rows}
+            rows = transaction.run(select(*columns).where(StreamPosition.c.stream == stream)).all()
+        return {partition: StoredPosition(incarnation, position) for partition, incarnation, position in rows}
 
     def waiting_events(self) -> int:
         """How many events are in batches that are staged and not yet merged."""
