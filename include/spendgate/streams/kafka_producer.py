@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
 from spendgate.errors import PermanentError, SpendGateError, StreamUnknownError
-from spendgate.streams.kafka import Admin, Cluster
+from spendgate.streams.kafka_cluster import Admin, Cluster
 
 log = logging.getLogger(__name__)
 
