@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from spendgate.streams.base import PartitionRef
 from spendgate.streams.kafka import KafkaStream
@@ -106,6 +106,10 @@ class Bench:
     def create(self, name: str, partitions: int = 1, **config: str) -> None:
         dotted = {key.replace("_", "."): value for key, value in config.items()}
         self.admin.create_topics([NewTopic(name, partitions, 1, config=dotted)])[name].result(_TIMEOUT)
+
+    def grow(self, name: str, partitions: int) -> None:
+        """Let the topic have so many partitions."""
+        self.admin.create_partitions([NewPartitions(name, partitions)])[name].result(_TIMEOUT)
 
     def delete(self, name: str) -> None:
         self.admin.delete_topics([name])[name].result(_TIMEOUT)

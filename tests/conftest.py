@@ -17,9 +17,12 @@ from spendgate.local.processes import Supervisor
 from spendgate.settings import Settings
 from spendgate.warehouse import schema
 from spendgate.warehouse.engine import Warehouse
+from tests import kafka_server
 from tests.brokers import WheelBroker
+from tests.kafka_server import ApacheKafka
 
 MSSQL_URL = os.environ.get("SPENDGATE_TEST_MSSQL_URL")
+NAMED_KAFKA = os.environ.get("SPENDGATE_TEST_KAFKA")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -27,6 +30,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             "SQL SERVER WAS NOT TESTED: set SPENDGATE_TEST_MSSQL_URL to run the warehouse tests on one.", yellow=True
         )
+    lacking = kafka_server.missing()
+    if lacking:
+        on_named = " except on the broker that SPENDGATE_TEST_KAFKA names" if NAMED_KAFKA else ""
+        terminalreporter.write_line(f"APACHE KAFKA WAS NOT TESTED{on_named}: {lacking}.", yellow=True)
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +123,14 @@ def wheel_broker() -> Iterator[WheelBroker]:
     """The wheel's broker, once a session."""
     with WheelBroker() as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def apache_kafka() -> Iterator[ApacheKafka]:
+    """Apache Kafka, once a session; skips where it can't run."""
+    kafka_server.require()
+    with ApacheKafka() as kafka:
+        yield kafka
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""One real broker for the stream tests, and topics on it."""
+"""Real brokers for the stream tests, and topics on them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import pytest
 from tests.brokers import Bench, WheelBroker
 
 NAMED_BROKER = os.environ.get("SPENDGATE_TEST_KAFKA")
+BROKERS = ("named",) if NAMED_BROKER else ("wheel", "apache")
 
 
-@pytest.fixture(scope="session")
-def bootstrap() -> Iterator[str]:
-    """The broker under test: the wheel's, or the one that SPENDGATE_TEST_KAFKA names (host:port)."""
+@pytest.fixture(scope="session", params=BROKERS)
+def bootstrap(request: pytest.FixtureRequest) -> str:
+    """The brokers under test in turn: the wheel's and Apache Kafka, or the one that SPENDGATE_TEST_KAFKA names."""
     if NAMED_BROKER:
-        yield NAMED_BROKER
-        return
-    with WheelBroker() as broker:
-        yield broker.bootstrap
+        return NAMED_BROKER
+    broker = request.getfixturevalue("wheel_broker" if request.param == "wheel" else "apache_kafka")
+    address: str = broker.bootstrap
+    return address
 
 
 @pytest.fixture
 def bench(bootstrap: str) -> Bench:
+    """A bench on each broker in turn."""
     return Bench(bootstrap)
 
 
 @pytest.fixture
-def apache(bench: Bench) -> Bench:
+def apache(request: pytest.FixtureRequest) -> Bench:
     """A bench on Apache Kafka: the wheel's broker has no transactions, retention or compaction to speak of."""
-    if not NAMED_BROKER:
-        pytest.skip("needs Apache Kafka: set SPENDGATE_TEST_KAFKA to its host:port")
-    return bench
+    return Bench(NAMED_BROKER or request.getfixturevalue("apache_kafka").bootstrap)
 
 
 @pytest.fixture
