@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -22,6 +23,8 @@ from spendgate.errors import (
 )
 
 log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 0.1
 
 _64_BITS = (1 << 64) - 1
 
@@ -178,15 +181,25 @@ class Admin:
         Raises:
             StreamUnknownError, StreamUnavailableError, StreamAccessError, ConfigurationError
         """
-        futures = self.client.describe_topics(TopicCollection([topic]), request_timeout=self._cluster.timeout)
-        described = self.wait(futures[topic], topic)
-        return Topic(
-            topic_id=_uuid_text(described.topic_id),
-            partitions=tuple(sorted(partition.id for partition in described.partitions)),
-        )
+        deadline = time.monotonic() + self._cluster.timeout
+        while True:
+            left = max(_RETRY_SECONDS, deadline - time.monotonic())
+            future = self.client.describe_topics(TopicCollection([topic]), request_timeout=left)[topic]
+            try:
+                described = self.wait(future, topic)
+            except StreamUnavailableError as error:
+                # librdkafka doesn't send a request again whose connection was lost on the way.
+                if time.monotonic() >= deadline or not _is_passing(error.__cause__):
+                    raise
+                time.sleep(_RETRY_SECONDS)
+            else:
+                return Topic(
+                    topic_id=_uuid_text(described.topic_id),
+                    partitions=tuple(sorted(partition.id for partition in described.partitions)),
+                )
 
     def wait(self, future: Future[Result], topic: str) -> Result:
-        """The result of a request that was sent with our timeout, or our error."""
+        """The result of a request that was sent with at most our timeout, or our error."""
         try:
             return future.result(timeout=self._cluster.timeout + 1)
         except KafkaException as error:
@@ -204,6 +217,10 @@ class _LibraryLog:
 
     def log(self, _level: int, text: str, *values: object) -> None:
         log.debug(text, *values)
+
+
+def _is_passing(cause: BaseException | None) -> bool:
+    return isinstance(cause, KafkaException) and cause.args[0].code() in PASSING
 
 
 def _uuid_text(topic_id: Uuid | None) -> str:
