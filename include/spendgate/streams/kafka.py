@@ -394,6 +394,8 @@ class KafkaRead:
                 f"Retention overtook the read of {self._topic!r}, partition {self._partition}, at offset "
                 f"{self._next}: run again, and the lost records will be on the books as a gap."
             )
+        if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            return  # reading needs no group: only the committed offset does, and `commit` tells of that
         if error.code() in PASSING or error.retriable():
             self._complaints.append(error)
             return

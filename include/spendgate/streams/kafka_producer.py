@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -123,7 +124,10 @@ class KafkaWriter:
     def close(self) -> None:
         """Discard what isn't acknowledged: nothing may reach the broker after we have given up on it."""
         self._producer.purge()
-        self._producer.flush(_SLICE_SECONDS)
+        try:
+            self._producer.flush(_SLICE_SECONDS)
+        except KafkaException as error:  # it had failed for good, so there is nothing left to discard
+            log.debug("Producer closed after %s", error)
 
     def require(self, topics: Iterable[str]) -> None:
         """Make sure that the topics exist: a producer would silently make them.
@@ -143,14 +147,13 @@ class KafkaWriter:
         """
         self._topic = topic
         produce = self._producer.produce
-        for key, value in messages:
-            try:
-                produce(topic, value, key)
-            except BufferError:
-                self._produce_when_room(topic, key, value)
-            except KafkaException as error:
-                raise self._explain(error.args[0], topic) from error
-        self._producer.poll(0)
+        with self._explaining(topic):
+            for key, value in messages:
+                try:
+                    produce(topic, value, key)
+                except BufferError:
+                    self._produce_when_room(topic, key, value)
+            self._producer.poll(0)
         self._check()
 
     def flush(self) -> None:
@@ -160,9 +163,10 @@ class KafkaWriter:
             StreamUnavailableError: nothing was acknowledged for `timeout`, or the broker failed.
             StreamUnknownError, StreamAccessError: the topic or our right to it went away.
         """
-        for _ in self._waiting(self._topic):
-            if self._producer.flush(_SLICE_SECONDS) == 0:
-                break
+        with self._explaining(self._topic):
+            for _ in self._waiting(self._topic):
+                if self._producer.flush(_SLICE_SECONDS) == 0:
+                    break
         self._check()
 
     def _produce_when_room(self, topic: str, key: bytes | None, value: bytes) -> None:
@@ -173,6 +177,20 @@ class KafkaWriter:
             except BufferError:
                 continue
             return
+
+    @contextmanager
+    def _explaining(self, topic: str) -> Iterator[None]:
+        """Turns librdkafka's error into ours. Any call raises it once the producer has failed for good."""
+        try:
+            yield
+        except KafkaException as raised:
+            error: KafkaError = raised.args[0]
+            if error.code() == KafkaError._FATAL:  # the next call says which
+                try:
+                    self._producer.poll(0)
+                except KafkaException as told:
+                    error = told.args[0]
+            raise self._explain(error, topic) from raised
 
     def _waiting(self, topic: str) -> Iterable[int]:
         """Yields the number of queued messages, until it hasn't fallen for `timeout`; then raises."""
