@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ from tests.kafka_server import ApacheKafka
 
 from spendgate.errors import SpendGateError, StreamAccessError, StreamUnavailableError
 from spendgate.streams.kafka import KafkaStream
-from spendgate.streams.kafka_producer import KafkaWriter
+from spendgate.streams.kafka_producer import KafkaTopics, KafkaWriter
 
 PASSWORD = "correct-horse"
 WRONG = "battery-staple"
@@ -351,6 +352,37 @@ def test_a_permission_that_is_withdrawn_in_mid_read_is_an_access_error(guarded: 
         with pytest.raises(StreamAccessError):
             for _ in batches:
                 pass
+
+
+# -- the flag topic
+
+
+def test_a_missing_topic_that_may_not_be_made_is_an_access_error_that_says_so(
+    guarded: Guarded, topic_name: str
+) -> None:
+    guarded.allow("onlooker", AclOperation.DESCRIBE, topic_name)
+    begun = time.monotonic()
+    with pytest.raises(StreamAccessError, match=rf"{topic_name}.*may not create it.*cleanup\.policy=compact"):
+        KafkaTopics(guarded.sasl("PLAIN", "onlooker"), timeout=TIMEOUT).ensure_topic(topic_name, 1, compacted=True)
+    assert time.monotonic() - begun < 3
+
+
+def test_a_missing_topic_that_may_be_made_is_made(guarded: Guarded, topic_name: str) -> None:
+    guarded.allow("maker", AclOperation.CREATE, topic_name)
+    guarded.allow("maker", AclOperation.DESCRIBE, topic_name)
+    made = KafkaTopics(guarded.sasl("PLAIN", "maker"), timeout=TIMEOUT).ensure_topic(topic_name, 1, compacted=True)
+    assert guarded.bench.partition(topic_name).incarnation == made
+
+
+def test_a_topic_whose_settings_we_may_not_see_is_published_to_all_the_same(
+    guarded: Guarded, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    topic = guarded.bench.topic()
+    guarded.allow("onlooker", AclOperation.DESCRIBE, topic)
+    topics = KafkaTopics(guarded.sasl("PLAIN", "onlooker"), timeout=TIMEOUT)
+    assert topics.ensure_topic(topic, 1, compacted=True) == guarded.bench.partition(topic).incarnation
+    assert caplog.records == []
 
 
 def _send(writer: KafkaWriter, topic: str) -> None:

@@ -40,6 +40,41 @@ def test_a_compacted_topic_is_made_compacted(apache: Bench, topic_name: str) -> 
     assert config["cleanup.policy"].value == "compact"
 
 
+@pytest.mark.parametrize("policy", ["delete", "compact,delete"])
+def test_a_flag_topic_that_forgets_is_warned_of_in_one_sentence(
+    apache: Bench, caplog: pytest.LogCaptureFixture, policy: str
+) -> None:
+    topic = apache.topic(cleanup_policy=policy)
+    KafkaTopics(apache.properties, timeout=10).ensure_topic(topic, 1, compacted=True)
+    (warning,) = caplog.records
+    sentence = warning.getMessage()
+    assert warning.levelname == "WARNING"
+    assert topic in sentence
+    assert sentence.endswith("set its cleanup.policy to compact.")
+
+
+def test_a_compacted_flag_topic_is_not_warned_of(apache: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    topic = apache.topic(cleanup_policy="compact")
+    KafkaTopics(apache.properties, timeout=10).ensure_topic(topic, 1, compacted=True)
+    assert caplog.records == []
+
+
+def test_a_topic_that_needs_no_compaction_is_not_warned_of(apache: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    KafkaTopics(apache.properties, timeout=10).ensure_topic(apache.topic(), 1)
+    assert caplog.records == []
+
+
+def test_a_broker_that_says_nothing_of_its_settings_holds_nothing_up(
+    wheel_broker: WheelBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(wheel_broker.bootstrap)
+    topic = bench.topic()
+    begun = time.monotonic()
+    made = KafkaTopics(bench.properties, timeout=10).ensure_topic(topic, 1, compacted=True)
+    assert time.monotonic() - begun < 6
+    assert made == bench.partition(topic).incarnation
+
+
 def test_a_name_that_no_topic_can_have_is_refused(apache: Bench) -> None:
     with pytest.raises(StreamUnknownError):
         KafkaTopics(apache.properties, timeout=10).ensure_topic("no blanks allowed", 1)

@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
 
-from spendgate.errors import PermanentError, SpendGateError, StreamUnknownError
+from spendgate.errors import PermanentError, SpendGateError, StreamAccessError, StreamUnknownError
 from spendgate.streams.kafka_cluster import Admin, Cluster
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,17 @@ _ACKNOWLEDGED: Mapping[str, Any] = {
 }
 
 _SLICE_SECONDS = 0.05
+# To look at a topic's settings isn't worth a longer wait.
+_SETTINGS_SECONDS = 5.0
+
+_COMPACTED: Mapping[str, str] = {"cleanup.policy": "compact"}
+_MAY_NOT_CREATE = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.POLICY_VIOLATION,
+    }
+)
 
 
 class KafkaTopics:
@@ -51,35 +62,66 @@ class KafkaTopics:
     def ensure_topic(self, name: str, partitions: int, compacted: bool = False) -> str:
         """Make the topic if it is missing, with the broker's default replication.
 
+        One that exists is left as it is; if it should be `compacted` and isn't, a warning says so.
+
         Returns:
             The topic id, as in `PartitionRef.incarnation`.
 
         Raises:
-            StreamUnavailableError, StreamAccessError, ConfigurationError
+            StreamUnavailableError, ConfigurationError
+            StreamAccessError: the broker refuses us; or the topic is missing and we may not make it.
             StreamUnknownError: the broker doesn't take the name.
         """
         try:
-            return self._cluster.describe(name).topic_id
+            topic_id = self._cluster.describe(name).topic_id
         except StreamUnknownError:
-            self._create(name, partitions, {"cleanup.policy": "compact"} if compacted else {})
-        return self._await(name)
+            self._create(name, partitions, _COMPACTED if compacted else {})
+            return self._await(name)
+        if compacted:
+            self._warn_unless_compacted(name)
+        return topic_id
 
     def ensure_topics(self, names: Iterable[str], partitions: int) -> dict[str, str]:
         """Make those of the plain topics that are missing; topic ids by name."""
         return {name: self.ensure_topic(name, partitions) for name in names}
 
-    def _create(self, name: str, partitions: int, config: dict[str, str]) -> None:
+    def _create(self, name: str, partitions: int, config: Mapping[str, str]) -> None:
         admin = Admin(self._cluster)
-        topic = NewTopic(name, num_partitions=partitions, config=config)
+        topic = NewTopic(name, num_partitions=partitions, config=dict(config))
         future = admin.client.create_topics([topic], request_timeout=self._cluster.timeout)[name]
         try:
             admin.wait(future, name)
         except SpendGateError as error:
-            cause = error.__cause__
-            if not (isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS):
+            code = error.__cause__.args[0].code() if isinstance(error.__cause__, KafkaException) else None
+            if code in _MAY_NOT_CREATE:
+                settings = "".join(f" with {key}={value}" for key, value in config.items())
+                raise StreamAccessError(
+                    f"Kafka at {self._cluster.bootstrap} has no stream {name!r}, and we may not create it: create it"
+                    f"{settings}, or give us the permission to."
+                ) from error
+            if code != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
         else:
             log.info("Made topic %s with %d partitions", name, partitions)
+
+    def _warn_unless_compacted(self, name: str) -> None:
+        """A broker that doesn't say, or lets us not ask, is no reason to publish nothing."""
+        admin = Admin(self._cluster)
+        resource = ConfigResource(ResourceType.TOPIC, name)
+        seconds = min(_SETTINGS_SECONDS, self._cluster.timeout)
+        future = admin.client.describe_configs([resource], request_timeout=seconds)[resource]
+        try:
+            policy = admin.wait(future, name).get("cleanup.policy")
+        except SpendGateError as error:
+            log.info("Whether topic %s is compacted can't be seen: %s", name, error)
+            return
+        if policy is not None and policy.value != _COMPACTED["cleanup.policy"]:
+            log.warning(
+                "Topic %s has cleanup.policy=%s, so that flags which stay as they are will be missing on it one day: "
+                "set its cleanup.policy to compact.",
+                name,
+                policy.value,
+            )
 
     def _await(self, name: str) -> str:
         """The id of a topic just made: other brokers of a cluster learn of it a moment later."""
