@@ -73,6 +73,7 @@ def test_a_broker_that_says_nothing_of_its_settings_holds_nothing_up(
     made = KafkaTopics(bench.properties, timeout=10).ensure_topic(topic, 1, compacted=True)
     assert time.monotonic() - begun < 6
     assert made == bench.partition(topic).incarnation
+    assert caplog.records == []
 
 
 def test_a_name_that_no_topic_can_have_is_refused(apache: Bench) -> None:
@@ -121,13 +122,13 @@ def test_a_broker_that_went_away_is_unavailable_within_the_timeout_and_the_next_
     broker = start_broker()
     bench = Bench(broker.bootstrap)
     topic = bench.topic()
-    with FlagProducer(topic, bench.properties, timeout=1) as producer:
+    with FlagProducer(topic, bench.properties, timeout=2) as producer:  # a busy machine takes a second for an answer
         producer.send([(b"1", b"before")])
         broker.kill()
         begun = time.monotonic()
         with pytest.raises(StreamUnavailableError):
             producer.send([(b"1", b"lost")])
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begun < 5
         broker.start()
         bench = Bench(broker.bootstrap)
         bench.create(topic)  # the wheel's broker has forgotten it

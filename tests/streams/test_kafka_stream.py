@@ -299,7 +299,7 @@ def test_refused_credentials_are_an_access_error_that_keeps_the_password(bench: 
     )
     with pytest.raises(SpendGateError) as raised:
         stream.partitions()
-    # Apache Kafka hangs up on SASL at a port without it, so all we see there is silence.
+    # Some brokers hang up on SASL at a port without it, so all we see there is silence.
     assert isinstance(raised.value, StreamAccessError | StreamUnavailableError)
     assert "hunter2" not in str(raised.value)
 

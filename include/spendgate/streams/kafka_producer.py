@@ -72,21 +72,21 @@ class KafkaTopics:
             StreamAccessError: the broker refuses us; or the topic is missing and we may not make it.
             StreamUnknownError: the broker doesn't take the name.
         """
+        admin = Admin(self._cluster)
         try:
-            topic_id = self._cluster.describe(name).topic_id
+            topic_id = admin.describe(name).topic_id
         except StreamUnknownError:
-            self._create(name, partitions, _COMPACTED if compacted else {})
+            self._create(admin, name, partitions, _COMPACTED if compacted else {})
             return self._await(name)
         if compacted:
-            self._warn_unless_compacted(name)
+            self._warn_unless_compacted(admin, name)
         return topic_id
 
     def ensure_topics(self, names: Iterable[str], partitions: int) -> dict[str, str]:
         """Make those of the plain topics that are missing; topic ids by name."""
         return {name: self.ensure_topic(name, partitions) for name in names}
 
-    def _create(self, name: str, partitions: int, config: Mapping[str, str]) -> None:
-        admin = Admin(self._cluster)
+    def _create(self, admin: Admin, name: str, partitions: int, config: Mapping[str, str]) -> None:
         topic = NewTopic(name, num_partitions=partitions, config=dict(config))
         future = admin.client.create_topics([topic], request_timeout=self._cluster.timeout)[name]
         try:
@@ -104,9 +104,8 @@ class KafkaTopics:
         else:
             log.info("Made topic %s with %d partitions", name, partitions)
 
-    def _warn_unless_compacted(self, name: str) -> None:
-        """A broker that doesn't say, or lets us not ask, is no reason to publish nothing."""
-        admin = Admin(self._cluster)
+    def _warn_unless_compacted(self, admin: Admin, name: str) -> None:
+        """A broker that doesn't say, or doesn't let us ask, is no reason to publish nothing."""
         resource = ConfigResource(ResourceType.TOPIC, name)
         seconds = min(_SETTINGS_SECONDS, self._cluster.timeout)
         future = admin.client.describe_configs([resource], request_timeout=seconds)[resource]
