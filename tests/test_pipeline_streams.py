@@ -33,7 +33,7 @@ def pipeline(warehouse: Warehouse, bench: Bench, *streams: str) -> Pipeline:
         flag_topic=bench.topic(),
         stream_timeout=5,
     )
-    return Pipeline(settings, warehouse, Endpoints(settings, kafka=bench.properties))
+    return Pipeline(settings, warehouse, Endpoints(settings, kafka=lambda: bench.properties))
 
 
 def test_each_partition_is_a_slice_and_a_stream_that_cannot_be_listed_is_one_too(
@@ -98,7 +98,7 @@ def test_a_broker_that_is_away_is_told_once_and_not_for_each_partition(warehouse
     partitions = steps.endpoints.stream(clicks).partitions()
     nowhere = {"bootstrap.servers": f"127.0.0.1:{free_port()}"}
     settings = steps.settings.model_copy(update={"stream_timeout": 1.0})
-    away = Pipeline(settings, warehouse, Endpoints(settings, kafka=nowhere))
+    away = Pipeline(settings, warehouse, Endpoints(settings, kafka=lambda: nowhere))
     began = utc_now()
     with pytest.raises(StreamUnavailableError):
         away.read_slice(Slice(clicks, partitions))

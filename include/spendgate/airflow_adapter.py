@@ -224,7 +224,7 @@ def _endpoints(settings: Settings) -> Endpoints:
     files_url, files = _files(settings)
     return Endpoints(
         settings,
-        kafka=_kafka_properties(settings) if settings.uses(StreamKind.KAFKA) else None,
+        kafka=lambda: _kafka_properties(settings),
         eventhub=_eventhub_options(settings) if settings.uses(StreamKind.EVENTHUB) else None,
         files_url=files_url,
         files=files,

@@ -38,7 +38,9 @@ def main(options: dict[str, Any]) -> int:
         lock_timeout=60,
     )
     warehouse = Warehouse(options["warehouse_url"], lock_timeout=settings.lock_timeout)
-    pipeline = Pipeline(settings, warehouse, Endpoints(settings, kafka={"bootstrap.servers": options["bootstrap"]}))
+    pipeline = Pipeline(
+        settings, warehouse, Endpoints(settings, kafka=lambda: {"bootstrap.servers": options["bootstrap"]})
+    )
     say("started")
     try:
         say(json.dumps(pipeline.run(parse_instant(options["as_of"]))))

@@ -241,7 +241,7 @@ class Lane:
             consumer_group=self.flag_topic,
             batch_size=50,
         )
-        self.pipeline = Pipeline(settings, self.warehouse, Endpoints(settings, kafka=self.kafka))
+        self.pipeline = Pipeline(settings, self.warehouse, Endpoints(settings, kafka=lambda: self.kafka))
 
     def feed(self, feed: Feed, as_of: Sequence[datetime]) -> model.Model:
         """Publish and run, file by file; returns what the model makes of the same."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaException, Producer, TopicPartition
+from pydantic import SecretStr
+from tests import kafka_server
 from tests.brokers import Bench, WheelBroker, free_port
+from tests.streams import azure_storage
 
 from spendgate.clock import format_instant, utc_now
 
@@ -45,6 +52,10 @@ class Kind(ABC):
         """Be gone, as if killed."""
 
     @abstractmethod
+    def close(self) -> None:
+        """End for good, and leave nothing behind."""
+
+    @abstractmethod
     def make_stream(self) -> str:
         """A new, empty stream's name."""
 
@@ -69,7 +80,7 @@ class Kind(ABC):
         """As `settings`, at an address where nobody is."""
 
     def refused_settings(self, stream: str) -> dict[str, Any] | None:
-        """As `settings`, with credentials that are refused (`hunter2` among them); None if it asks for none."""
+        """As `settings`, with credentials that are refused; None if it asks for none."""
         return None
 
     def lose(self, stream: str, first: int) -> list[int]:
@@ -132,8 +143,120 @@ class WheelBrokerKind(_Kafka):
     def stop(self) -> None:
         self._broker.kill()
 
+    def close(self) -> None:
+        self._broker.kill()
+
     def come_back(self, stream: str) -> None:
         self.bench.create(stream)
+
+
+class ApacheKafkaKind(_Kafka):
+    """Apache Kafka itself, with logins on a second listener."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        kafka_server.require()
+        login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+        properties = {
+            "sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.sasl_plaintext.plain.sasl.jaas.config": f'{login} user_reader="correct-horse";',
+        }
+        self._broker = kafka_server.ApacheKafka(properties, ("SASL_PLAINTEXT",))
+        self.bootstrap = self._broker.bootstrap
+
+    def start(self) -> None:
+        self._broker.start()
+
+    def stop(self) -> None:
+        self._broker.kill()
+
+    def close(self) -> None:
+        self._broker.close()
+
+    def come_back(self, stream: str) -> None:
+        """Nothing: its data stays."""
+
+    def refused_settings(self, stream: str) -> dict[str, Any]:
+        login = {
+            "security.protocol": "SASL_PLAINTEXT",
+            "sasl.mechanism": "PLAIN",
+            "sasl.username": "reader",
+            "sasl.password": "hunter2",
+        }
+        address = self._broker.addresses["SASL_PLAINTEXT"]
+        return {**self.settings(stream), "kafka_bootstrap": address, "kafka_config": SecretStr(json.dumps(login))}
+
+    def lose(self, stream: str, first: int) -> list[int]:
+        bench, partition = self.bench, TopicPartition(stream, 0, first)
+        bench.admin.delete_records([partition])[partition].result(10)
+        return list(range(first, 10))
+
+
+class FilesKind(Kind):
+    """Folders of JSON lines on this machine; the store that refuses us, or is nowhere, is Azure's client's."""
+
+    # A directory that isn't there may be one that never was.
+    away_is_permanent = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._root = folder / "events"
+        self._away = folder / "away"
+        self._root.mkdir()
+        self._files = itertools.count()
+        self._opened = ExitStack()
+
+    def start(self) -> None:
+        if self._away.exists():
+            self._away.rename(self._root)
+
+    def stop(self) -> None:
+        self._root.rename(self._away)
+
+    def close(self) -> None:
+        self._opened.close()
+
+    def come_back(self, stream: str) -> None:
+        """Nothing: the files are there again."""
+
+    def make_stream(self) -> str:
+        name = f"stream-{uuid.uuid4()}"
+        (self._root / name).mkdir()
+        return name
+
+    def settings(self, stream: str) -> dict[str, Any]:
+        return {"streams": (f"files:{stream}",), "files_url": str(self._root), "files_settle_seconds": 0}
+
+    def put(self, stream: str, bodies: Sequence[bytes]) -> None:
+        self._write(stream, f"{next(self._files):06}.jsonl", bodies)
+
+    def put_many(self, stream: str, count: int) -> None:
+        self._write(stream, f"{next(self._files):06}.jsonl", many_clicks(count, _now()))
+
+    def make_anew(self, stream: str, bodies: Sequence[bytes]) -> None:
+        (file,) = (self._root / stream).iterdir()
+        self._write(stream, file.name, bodies)
+
+    def lose(self, stream: str, first: int) -> list[int]:
+        (file,) = (self._root / stream).iterdir()
+        file.unlink()
+        return []
+
+    def refused_settings(self, stream: str) -> dict[str, Any]:
+        return self._in_azure(stream, self._opened.enter_context(azure_storage.listener(azure_storage.REFUSAL)))
+
+    def nowhere_settings(self, stream: str) -> dict[str, Any]:
+        return self._in_azure(stream, free_port())
+
+    def _in_azure(self, stream: str, port: int) -> dict[str, Any]:
+        options = SecretStr(json.dumps({"connection_string": azure_storage.connection_string(port)}))
+        return {**self.settings(stream), "files_url": "abfs://events", "files_config": options, "stream_timeout": 5}
+
+    def _write(self, stream: str, name: str, bodies: Iterable[bytes]) -> None:
+        passing = self._root / stream / f".{name}"
+        with passing.open("wb") as file:
+            file.writelines(body + b"\n" for body in bodies)
+        passing.rename(self._root / stream / name)
 
 
 def create_again(bench: Bench, topic: str) -> None:
@@ -154,4 +277,4 @@ def _now() -> str:
     return format_instant(utc_now())
 
 
-KINDS: list[type[Kind]] = [WheelBrokerKind]
+KINDS: list[type[Kind]] = [WheelBrokerKind, ApacheKafkaKind, FilesKind]

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 from tests.factories import click, click_id, stored
+from tests.streams import azure_storage
 from tests.streams.kinds import KINDS, Kind
 
 from spendgate.clock import utc_now
@@ -43,16 +44,20 @@ AT = utc_now() - timedelta(hours=1)
 # Told within, whatever is wrong.
 SOON = 20.0
 MILLION = 1_000_000
-KILLS = 5
+KILLS = 4
+EVENTS = 4_000
+SECRETS = ("hunter2", azure_storage.KEY)
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.__name__.removesuffix("Kind"))
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kind]:
     """One server of each kind for all tests; none where this machine can't run it."""
     kind: Kind = request.param(tmp_path_factory.mktemp("kind"))
-    kind.start()
-    yield kind
-    kind.stop()
+    try:
+        kind.start()
+        yield kind
+    finally:
+        kind.close()
 
 
 class BrokenOff:
@@ -256,7 +261,7 @@ def test_refused_credentials_are_told_soon_in_one_sentence_and_not_tried_again(r
     error, seconds = timed(lambda: reader.read(Settings(**refused)))
     assert isinstance(error, StreamAccessError)
     assert_told(error, seconds)
-    assert "hunter2" not in str(error)
+    assert not any(secret in str(error) for secret in SECRETS)
 
 
 def test_an_unknown_stream_is_told_soon_in_one_sentence_and_not_tried_again(reader: Reader) -> None:
@@ -295,9 +300,9 @@ def test_a_server_that_went_away_and_came_back_is_read_on(reader: Reader) -> Non
 def test_a_reader_that_is_killed_again_and_again_counts_every_event_once(
     reader: Reader, tmp_path: Path, make_database: Callable[[], object]
 ) -> None:
-    reader.put(*range(6_000))
+    reader.put(*range(EVENTS))
     url = reader.warehouse.engine.url.render_as_string(hide_password=False)
-    settings = reader.settings(batch_size=150, home=tmp_path, warehouse_url=url)
+    settings = reader.settings(batch_size=EVENTS // 20, home=tmp_path, warehouse_url=url)
     environment = {**os.environ, **settings.as_environment(), "PYTHONPATH": f"{ROOT / 'include'}:{ROOT}"}
     command = [sys.executable, "-P", "-m", "tests.streams.read_process"]
     for kill in range(KILLS):
@@ -308,7 +313,7 @@ def test_a_reader_that_is_killed_again_and_again_counts_every_event_once(
             process.send_signal(signal.SIGKILL)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert sorted(reader.staged()) == sorted(ids(*range(6_000)))
+    assert sorted(reader.staged()) == sorted(ids(*range(EVENTS)))
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, 
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from tests.brokers import free_port
+from tests.streams.azure_storage import KEY, REFUSAL, connection_string, listener
 
 from spendgate.errors import (
     ConfigurationError,
@@ -38,7 +38,6 @@ from spendgate.streams.local_files import LocalFolder
 from spendgate.streams.store_files import StoreFolder
 
 NAME = "ad-clicks"
-KEY = "c2VjcmV0LWtleQ=="
 
 
 def stream_of(url: str, options: dict[str, Any] | None = None, timeout: float = 2.0) -> FilesStream:
@@ -436,42 +435,6 @@ def test_a_store_that_never_answers_is_given_up() -> None:
 # -- Azure's client, and nobody there
 
 
-def connection_string(port: int) -> str:
-    return (
-        f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={KEY};"
-        f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
-    )
-
-
-@contextmanager
-def listener(answer: bytes | None) -> Iterator[int]:
-    """A port that takes connections and gives each the same answer, or none."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        taken: list[socket.socket] = []
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                taken.append(connection)
-                if answer is not None:
-                    connection.recv(65536)
-                    connection.sendall(answer)
-                    connection.close()
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        try:
-            yield server.getsockname()[1]
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join(5)
-            for connection in taken:
-                connection.close()
-
-
 def test_azure_without_a_server_is_given_up_in_time() -> None:
     began = time.monotonic()
     with pytest.raises(StreamUnavailableError, match="abfs://events/ad-clicks can't be reached now"):
@@ -487,9 +450,7 @@ def test_azure_that_never_answers_is_given_up_in_time() -> None:
 
 
 def test_azure_that_refuses_us_says_so() -> None:
-    head = ("HTTP/1.1 403 Forbidden", "x-ms-error-code: AuthenticationFailed", "Content-Length: 0", "Connection: close")
-    refusal = "\r\n".join((*head, "", "")).encode()
-    with listener(refusal) as port, pytest.raises(StreamAccessError, match="HTTP status 403") as caught:
+    with listener(REFUSAL) as port, pytest.raises(StreamAccessError, match="HTTP status 403") as caught:
         stream_of("abfs://events", {"connection_string": connection_string(port)}, timeout=10.0).partitions()
     assert KEY not in str(caught.value)
 

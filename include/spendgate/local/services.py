@@ -127,14 +127,10 @@ def kafka_properties(settings: Settings) -> dict[str, Any]:
 
 
 def endpoints(settings: Settings) -> Endpoints:
-    """How the streams of these settings are reached.
-
-    Raises:
-        ServiceError: one of them is on the laptop's broker, which was never started here.
-    """
+    """How the streams of these settings are reached; a broker that was never started is told when it is asked for."""
     return Endpoints(
         settings,
-        kafka=kafka_properties(settings) if settings.uses(StreamKind.KAFKA) else None,
+        kafka=lambda: kafka_properties(settings),
         eventhub=eventhub_options(settings),
         files_url=settings.files_url,
         files=settings.files_options,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -26,14 +26,14 @@ class Endpoints:
     cost a second that nobody pays who doesn't use them.
 
     Attributes:
-        kafka: librdkafka's properties; None: no stream is of that kind.
+        kafka: gives librdkafka's properties, when something of that kind is opened.
         eventhub: options as docs/streams.md lists them, `connection_string` or `namespace` among them.
         files_url: the directory or fsspec URL under which each files stream has a folder.
         files: options of its file system.
     """
 
     settings: Settings
-    kafka: Mapping[str, Any] | None = field(default=None, repr=False)
+    kafka: Callable[[], Mapping[str, Any]] = field(default=dict, repr=False)
     eventhub: Mapping[str, Any] | None = field(default=None, repr=False)
     files_url: str | None = None
     files: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -72,15 +72,13 @@ class Endpoints:
         from spendgate.streams.flag_topic import KafkaFlagTopic
 
         return KafkaFlagTopic(
-            topic, self._kafka_properties(), partitions=FLAG_TOPIC_PARTITIONS, timeout=self.settings.stream_timeout
+            topic, self.kafka(), partitions=FLAG_TOPIC_PARTITIONS, timeout=self.settings.stream_timeout
         )
 
     def _kafka_stream(self, name: str) -> Stream:
         from spendgate.streams.kafka import KafkaStream
 
-        return KafkaStream(
-            name, self._kafka_properties(), group=self.settings.consumer_group, timeout=self.settings.stream_timeout
-        )
+        return KafkaStream(name, self.kafka(), group=self.settings.consumer_group, timeout=self.settings.stream_timeout)
 
     def _files_stream(self, name: str) -> Stream:
         from spendgate.streams.files import FilesStream
@@ -94,8 +92,3 @@ class Endpoints:
             settle=timedelta(seconds=self.settings.files_settle_seconds),
             timeout=self.settings.stream_timeout,
         )
-
-    def _kafka_properties(self) -> Mapping[str, Any]:
-        if self.kafka is None:
-            raise ConfigurationError("Set SPENDGATE_KAFKA_BOOTSTRAP to the host:port of a Kafka broker.")
-        return self.kafka

@@ -199,14 +199,20 @@ class Admin:
                 )
 
     def wait(self, future: Future[Result], topic: str) -> Result:
-        """The result of a request that was sent with at most our timeout, or our error."""
-        try:
-            return future.result(timeout=self._cluster.timeout + 1)
-        except KafkaException as error:
-            self.client.poll(0)  # hands out what is still to be said to the complaints
-            raise self._cluster.failure(error.args[0], self._complaints, topic) from error
-        except TimeoutError as error:
-            raise self._cluster.silence(self._complaints, topic) from error
+        """The result of a request that was sent with at most our timeout, or our error; a refusal is told at once."""
+        deadline = time.monotonic() + self._cluster.timeout + 1
+        while True:
+            try:
+                return future.result(timeout=_RETRY_SECONDS)
+            except KafkaException as error:
+                self.client.poll(0)  # hands out what is still to be said to the complaints
+                raise self._cluster.failure(error.args[0], self._complaints, topic) from error
+            except TimeoutError as error:
+                self.client.poll(0)
+                # librdkafka goes on trying with a password that was refused, until the request's time is over.
+                refused = any(complaint.code() in _REFUSED for complaint in self._complaints)
+                if refused or time.monotonic() >= deadline:
+                    raise self._cluster.silence(self._complaints, topic) from error
 
 
 class _LibraryLog:
