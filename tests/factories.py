@@ -19,6 +19,7 @@ from spendgate.errors import StreamUnavailableError
 from spendgate.flags import FlagCounts, Flags
 from spendgate.ingest import Intake, IntakeCounts
 from spendgate.merge import CHUNK_EVENTS, Merge, MergeCounts
+from spendgate.replay import RejectedFilter, Replay, ReplayCounts
 from spendgate.spend import CHUNK_DAYS, Spend, SpendCounts
 from spendgate.streams.base import PartitionRef, RecordBatch
 from spendgate.warehouse.engine import Warehouse
@@ -238,6 +239,7 @@ class Bench:
     stream: ListStream = field(default_factory=ListStream)
     now: datetime = NOW
     batch_size: int = 50_000
+    lateness: timedelta = LATENESS
     chunk_events: int = CHUNK_EVENTS
     chunk_days: int = CHUNK_DAYS
 
@@ -245,7 +247,7 @@ class Bench:
         return self.now
 
     def intake(self, clock: Clock | None = None) -> Intake:
-        return Intake(self.warehouse, clock or self.clock, self.batch_size, LATENESS)
+        return Intake(self.warehouse, clock or self.clock, self.batch_size, self.lateness)
 
     def read(self, number: int = 0) -> IntakeCounts:
         """Stage what one partition has."""
@@ -256,6 +258,13 @@ class Bench:
         self.stream.append(*bodies)
         for number in range(len(self.stream.partitions())):
             self.read(number)
+
+    def replayer(self) -> Replay:
+        return Replay(self.warehouse, self.clock, self.batch_size, lambda _stream: self.lateness)
+
+    def replay(self, which: RejectedFilter | None = None, *, dry_run: bool = False) -> ReplayCounts:
+        """Stage rejected events again."""
+        return self.replayer().replay_rejected(which or RejectedFilter(), dry_run=dry_run)
 
     def merge(self, *bodies: bytes | None) -> MergeCounts:
         """Stage and merge."""
@@ -300,7 +309,7 @@ def kill() -> None:
 
 def killed_between_copy_and_commit(bench: Bench) -> None:
     """Leave what a reader leaves that dies before its transaction commits."""
-    intake = InterruptedIntake(bench.warehouse, bench.clock, bench.batch_size, LATENESS, interruption=kill)
+    intake = InterruptedIntake(bench.warehouse, bench.clock, bench.batch_size, bench.lateness, interruption=kill)
     with suppress(KilledError):
         intake.read_partition(bench.stream, bench.stream.partitions()[0])
 

@@ -68,6 +68,7 @@ class Rejection(NamedTuple):
     reason: str
     detail: str
     raw: bytes | None
+    enqueued_at: datetime
 
 
 # --- What the rows look like ---------------------------------------------------------------------------
@@ -347,8 +348,12 @@ def read_object(raw: bytes | None) -> dict[str, Any]:
     return body
 
 
-def read_event(raw: bytes | None, enqueued_at: datetime, lateness_days: int = 31) -> Entity:
+def read_event(
+    raw: bytes | None, enqueued_at: datetime, lateness_days: int = 31, read_at: datetime | None = None
+) -> Entity:
     """The entity version in `raw`.
+
+    `read_at`: when a rejected event is read again; nothing up to then is in the future.
 
     Raises:
         RejectedError: with the reason that comes first of all that hold.
@@ -364,7 +369,8 @@ def read_event(raw: bytes | None, enqueued_at: datetime, lateness_days: int = 31
 
     entity, fields = FIELDS[event_type]
     values = _read_fields(body, fields)
-    _check_times(values, floor_ms(enqueued_at), lateness_days)
+    enqueued_at = floor_ms(enqueued_at)
+    _check_times(values, enqueued_at, max(enqueued_at, read_at or enqueued_at), lateness_days)
     return entity(**values)
 
 
@@ -390,9 +396,9 @@ def _read_fields(body: dict[str, Any], fields: tuple[Field, ...]) -> dict[str, A
     return values
 
 
-def _check_times(values: dict[str, Any], enqueued_at: datetime, lateness_days: int) -> None:
+def _check_times(values: dict[str, Any], enqueued_at: datetime, present: datetime, lateness_days: int) -> None:
     for name in TIMES:
-        if name in values and values[name] > enqueued_at + CLOCK_SKEW:
+        if name in values and values[name] > present + CLOCK_SKEW:
             raise RejectedError("in_the_future", name)
     if "click_time" in values and values["click_time"] < enqueued_at - timedelta(days=lateness_days):
         raise RejectedError("too_late", "click_time")
@@ -406,6 +412,7 @@ class Model:
     """The state after all arrivals so far, and the flags after all decisions so far."""
 
     lateness_days: int = 31
+    read_at: datetime | None = None
     arrivals: int = 0
     rejections: list[Rejection] = field(default_factory=list)
     clicks: dict[str, Click] = field(default_factory=dict)
@@ -418,12 +425,21 @@ class Model:
     def feed(self, arrivals: Iterable[Arrival]) -> None:
         """Take arrivals in the order in which they came."""
         for raw, enqueued_at in arrivals:
-            try:
-                self._store(read_event(raw, enqueued_at, self.lateness_days))
-            except RejectedError as rejected:
-                reason, detail = rejected.args
-                self.rejections.append(Rejection(self.arrivals, reason, detail, raw))
+            self._take(self.arrivals, raw, enqueued_at)
             self.arrivals += 1
+
+    def replay(self) -> None:
+        """Take what was rejected once more, in the order in which it came, by what holds now."""
+        rejected, self.rejections = self.rejections, []
+        for one in rejected:
+            self._take(one.number, one.raw, one.enqueued_at)
+
+    def _take(self, number: int, raw: bytes | None, enqueued_at: datetime) -> None:
+        try:
+            self._store(read_event(raw, enqueued_at, self.lateness_days, self.read_at))
+        except RejectedError as rejected:
+            reason, detail = rejected.args
+            self.rejections.append(Rejection(number, reason, detail, raw, enqueued_at))
 
     def _store(self, new: Entity) -> None:
         key: Any = new[0]

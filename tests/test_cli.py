@@ -18,15 +18,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert, select
 
 from spendgate.demo import start_services
 from spendgate.local import airflow, broker, postgres, services
 from spendgate.local.processes import LOCALHOST, Supervisor
 from spendgate.settings import ROOT, Settings
-from tests.factories import advertiser, budget, click
+from spendgate.warehouse.engine import Warehouse
+from spendgate.warehouse.tables import RejectedEvent, StreamGap
+from tests.factories import DAY, NOW, Bench, advertiser, budget, click, stored
 
 COMMANDS = (
     "demo", "test", "up", "down", "status", "migrate", "publish", "run", "query", "bench", "gaps list", "gaps accept",
+    "rejected list", "rejected show", "rejected replay",
 )  # fmt: skip
 # Airflow isn't imported for it; a machine with other things to do takes its time all the same.
 VERSION_SECONDS = 10.0
@@ -153,6 +157,14 @@ def test_the_version_is_told_at_once_and_makes_no_home(bare: CommandLine) -> Non
         ("query", 2, "Missing argument 'SQL'"),
         ("gaps", 2, "Missing command"),
         ("gaps accept x --by me", 2, "Invalid value for 'ID'"),
+        ("gaps accept 1", 2, "Missing option '--by'"),
+        ("rejected", 2, "Missing command"),
+        ("rejected show x", 2, "Invalid value for 'ID'"),
+        ("rejected list --limit 0", 2, "Invalid value for '--limit'"),
+        ("rejected list --reason late", 1, "There is no reason 'late'; there are not_json, "),
+        ("rejected replay --reason late", 1, "There is no reason 'late'; there are not_json, "),
+        ("rejected list --since yesterday", 1, "'yesterday' is not a time; write it like 2026-11-21T18:00:00Z"),
+        ("rejected replay --until 2026-11-21T18:00:00", 1, "has no offset"),
         ("bench nope", 1, "There is no benchmark 'nope'; there are ingest and spend"),
         ("query SELECT --format nope", 1, "--format is table, csv or json, not 'nope'"),
         ("run --as-of tomorrow", 1, "'tomorrow' is not a time; write it like 2026-11-21T18:00:00Z"),
@@ -185,7 +197,9 @@ def test_a_warehouse_url_that_is_none_is_named(bare: CommandLine) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["run"], ["publish", "-"], ["query", "SELECT 1"], ["migrate"], ["gaps", "list"]], ids=lambda a: a[0]
+    "arguments",
+    [["run"], ["publish", "-"], ["query", "SELECT 1"], ["migrate"], ["gaps", "list"], ["rejected", "list"]],
+    ids=lambda a: a[0],
 )
 def test_before_the_first_up_the_sentence_says_what_to_run(bare: CommandLine, arguments: list[str]) -> None:
     done = bare(*arguments, stdin=b"{}")
@@ -384,7 +398,73 @@ def test_gaps_are_listed_and_an_unknown_one_can_not_be_accepted(cli: CommandLine
     listed = cli("gaps", "list")
     assert (listed.returncode, listed.stderr) == (0, "")
     assert "accepted_by" in listed.stdout
+    assert listed.stdout.endswith("0 of 0 gaps wait for a person to accept the loss.\n")
     assert "No open gap has the id 4711" in sentence(cli("gaps", "accept", "4711", "--by", "maria"))
+    assert "Say who accepts the loss" in sentence(cli("gaps", "accept", "4711", "--by", ""))
+
+
+def test_a_gap_is_accepted_by_name_and_stays_in_the_list(cli: CommandLine) -> None:
+    warehouse = Warehouse(services.warehouse_url(cli.settings()))
+    place = {"stream": "ad-clicks", "partition_id": "0", "epoch": 1, "from_position": "3", "to_position": "7"}
+    with warehouse.transaction() as transaction:
+        transaction.run(insert(StreamGap).values(**place, created_at=NOW, updated_at=NOW))
+        [gap_id] = transaction.run(select(StreamGap.c.id)).scalars()
+    warehouse.close()
+    assert cli("gaps", "list").stdout.endswith("1 of 1 gaps waits for a person to accept the loss.\n")
+    accepted = cli("gaps", "accept", str(gap_id), "--by", "maria")
+    assert (accepted.returncode, accepted.stdout) == (0, f"Gap {gap_id} is accepted by maria.\n")
+    assert "No open gap" in sentence(cli("gaps", "accept", str(gap_id), "--by", "joe"))
+    listed = cli("gaps", "list").stdout
+    assert "maria" in listed
+    assert listed.endswith("0 of 1 gaps wait for a person to accept the loss.\n")
+
+
+# --- Rejected events -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rejecting(cli: CommandLine) -> list[int]:
+    """Ids of a click that was too late for one day, and of bytes that are no event, in the shared home."""
+    warehouse = Warehouse(services.warehouse_url(cli.settings()))
+    Bench(warehouse, lateness=DAY).build(click(1, NOW - 5 * DAY), b"\xff?")
+    ids = [row.id for row in stored(warehouse, RejectedEvent)]
+    warehouse.close()
+    return ids
+
+
+def test_rejected_events_are_listed_and_shown(cli: CommandLine, rejecting: list[int]) -> None:
+    listed = cli("rejected", "list")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert listed.stdout.endswith("Rejected, by reason: not_json 1, too_late 1.\n")
+    assert cli("rejected", "list", "--reason", "wrong_type").stdout == "No rejected event matches.\n"
+    late, no_json = rejecting
+    assert click(1, NOW - 5 * DAY).decode() in cli("rejected", "show", str(late)).stdout
+    assert "base64" in cli("rejected", "show", str(no_json)).stdout
+    assert "No rejected event has the id 4711" in sentence(cli("rejected", "show", "4711"))
+
+
+def test_a_replay_says_what_it_did_and_that_the_next_build_merges_it(cli: CommandLine, rejecting: list[int]) -> None:
+    late, _ = rejecting
+    dry = cli("rejected", "replay", "--dry-run")
+    assert (dry.returncode, dry.stdout) == (
+        0,
+        "Looked at 2 rejected events: 1 would be staged again; 1 would stay rejected: not_json 1. "
+        "Nothing was written.\n",
+    )
+    strict = cli("rejected", "replay", "--id", str(late), SPENDGATE_LATENESS_DAYS="1")
+    assert strict.stdout == "Looked at 1 rejected event: none is an event now; 1 stay rejected: too_late 1.\n"
+    wet = cli("rejected", "replay")
+    assert wet.stdout == (
+        "Looked at 2 rejected events: 1 are staged again; 1 stay rejected: not_json 1. The next build "
+        "(./spendgate run) merges them; they leave the table if they don't clash with what is stored.\n"
+    )
+    again = last_line(cli("rejected", "replay", "--reason", "too_late"))
+    assert again == "No rejected event matches that isn't staged again already; see ./spendgate rejected list."
+    assert cli("rejected", "list").stdout.splitlines()[-1].startswith("1 of them are staged again")
+    warehouse = Warehouse(services.warehouse_url(cli.settings()))
+    assert Bench(warehouse).merge().replayed == 1
+    warehouse.close()
+    assert cli("rejected", "list").stdout.endswith("Rejected, by reason: not_json 1.\n")
 
 
 def test_migrate_says_that_the_schema_is_already_the_newest(cli: CommandLine) -> None:

@@ -29,13 +29,18 @@ BATCH = 7
 ENQUEUED_MS = round(NOW.timestamp() * 1000)
 
 
-def decoded(values: list[bytes | None], enqueued_ms: list[int] | None = None) -> DecodedBatch:
-    return decode_batch(values, enqueued_ms or [ENQUEUED_MS] * len(values), batch_id=BATCH, lateness=LATENESS)
+def decoded(
+    values: list[bytes | None], enqueued_ms: list[int] | None = None, replayed_at: datetime | None = None
+) -> DecodedBatch:
+    stamps = enqueued_ms or [ENQUEUED_MS] * len(values)
+    return decode_batch(values, stamps, batch_id=BATCH, lateness=LATENESS, replayed_at=replayed_at)
 
 
-def columned(values: list[bytes | None], enqueued_ms: list[int] | None = None) -> dict[int, Event | Rejection]:
+def columned(
+    values: list[bytes | None], enqueued_ms: list[int] | None = None, replayed_at: datetime | None = None
+) -> dict[int, Event | Rejection]:
     """What `decode_batch` makes of each message; every row's bookkeeping is checked on the way."""
-    batch = decoded(values, enqueued_ms)
+    batch = decoded(values, enqueued_ms, replayed_at)
     outcomes: list[tuple[int, Event | Rejection]] = list(batch.rejections)
     for kind, table, schema in (
         (Click, batch.clicks, CLICK_SCHEMA),
@@ -62,13 +67,15 @@ def _event_of(kind: type[Any], row: dict[str, Any]) -> tuple[int, Event]:
     return ordinal, kind(**row)
 
 
-def agree(values: list[bytes | None], enqueued_ms: list[int] | None = None) -> None:
+def agree(
+    values: list[bytes | None], enqueued_ms: list[int] | None = None, replayed_at: datetime | None = None
+) -> None:
     stamps = enqueued_ms or [ENQUEUED_MS] * len(values)
     single = {
-        ordinal: decode_event(raw, datetime.fromtimestamp(stamp / 1000, UTC), LATENESS)
+        ordinal: decode_event(raw, datetime.fromtimestamp(stamp / 1000, UTC), LATENESS, replayed_at)
         for ordinal, (raw, stamp) in enumerate(zip(values, stamps, strict=True))
     }
-    assert columned(values, stamps) == single
+    assert columned(values, stamps, replayed_at) == single
 
 
 # --- Spellings -------------------------------------------------------------------------------------------
@@ -340,6 +347,17 @@ def test_each_message_is_judged_by_the_time_it_was_enqueued() -> None:
     assert len(decoded([click(time=at(21, 8))] * len(stamps), stamps).rejections) == 4
 
 
+def test_a_message_that_is_read_again_is_judged_by_the_later_of_two_times() -> None:
+    ahead = [click(time=at(21, 8)), click(amount="2e0"), click(updated_at=at(21, 8)), budget(time=at(21, 8))]
+    stamps = [ENQUEUED_MS - 86_400_000 * days for days in (3, 3, 3, 3)]
+    just_ahead = at(21, 7, 55)
+    for replayed_at, left in ((None, 4), (at(21, 7, 54), 4), (just_ahead, 0), (NOW, 0)):
+        agree(ahead, stamps, replayed_at)
+        assert len(decoded(ahead, stamps, replayed_at).rejections) == left
+    agree(ahead, None, at(1))
+    assert decoded(ahead, None, at(1)).rejections == []
+
+
 def test_plain_clicks_take_the_fast_lane(monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(*_: object) -> Event:
         raise AssertionError("a plain click was read the slow way")
@@ -359,7 +377,8 @@ def test_plain_clicks_take_the_fast_lane(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_any_worlds_batch_is_read_alike(world: World, data: st.DataObject) -> None:
     values: list[bytes | None] = [*world.bodies, None]
     shift = st.integers(-(40 * 86_400_000), 40 * 86_400_000) | st.sampled_from([-300_000, -300_001, 0])
-    agree(values, [ENQUEUED_MS + data.draw(shift) for _ in values])
+    replayed_at = st.none() | st.sampled_from([NOW + timedelta(days=days) for days in (-40, -1, 0, 40)])
+    agree(values, [ENQUEUED_MS + data.draw(shift) for _ in values], data.draw(replayed_at))
 
 
 spelled = {name: st.sampled_from(values) for name, values in SPELLINGS.items()}

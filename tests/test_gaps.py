@@ -59,7 +59,15 @@ def test_a_gap_is_accepted_once_and_the_first_name_stays(any_warehouse: Warehous
     assert stored_gaps(any_warehouse)[1][0].accepted_by == "maria"
 
 
-@pytest.mark.parametrize("gap_id", [1, 0, -1, 2**31 - 1])
+@pytest.mark.parametrize("by", ["", "  ", "x" * 101])
+def test_who_accepts_has_a_name_that_can_be_stored(any_warehouse: Warehouse, by: str) -> None:
+    gap_id = add_gap(any_warehouse)
+    with pytest.raises(ConfigurationError, match="Say who accepts the loss, in 1 to 100 characters"):
+        accept_gap(any_warehouse, gap_id, by, NOW)
+    assert stored_gaps(any_warehouse)[1][0].accepted_by is None
+
+
+@pytest.mark.parametrize("gap_id", [1, 0, -1, 2**31 - 1, 2**63, 10**30])
 def test_an_unknown_gap_can_not_be_accepted(any_warehouse: Warehouse, gap_id: int) -> None:
     with pytest.raises(ConfigurationError, match=f"No open gap has the id {gap_id};"):
         accept_gap(any_warehouse, gap_id, "maria", NOW)

@@ -22,7 +22,7 @@ from spendgate.pipeline import Pipeline
 from spendgate.settings import Settings
 from spendgate.streams.publish_file import publish_lines
 from spendgate.warehouse.engine import Lock, Warehouse
-from spendgate.warehouse.tables import SpendSummary, StreamGap
+from spendgate.warehouse.tables import Batch, SpendSummary, StreamGap
 from tests.factories import advertiser, budget, click
 
 OWN = (postgres.NAME, broker.NAME)
@@ -94,6 +94,27 @@ def test_it_is_green_after_a_run_and_says_how_fresh_the_data_is(settings: Settin
     assert fact(out, "batches waiting to be merged") == "0"
     assert fact(out, "flags waiting to be published") == "0"
     assert fact(out, "newest batch merged").endswith("ago)")
+
+
+def test_a_replay_makes_no_data_fresher(settings: Settings, warehouse: Warehouse, show: Show) -> None:
+    batch = {
+        "batch_id": 10**6,
+        "stream": "s",
+        "partition_id": "0",
+        "epoch": 1,
+        "from_position": "0",
+        "to_position": "0",
+    }
+    counts = {"event_count": 1, "click_count": 1, "rejected_count": 0, "is_replay": 1, "state": "merged"}
+    now = utc_now() + timedelta(days=400)
+    with warehouse.transaction() as transaction:
+        transaction.run(insert(Batch).values(**batch, **counts, created_at=now, updated_at=now))
+    try:
+        _, out = show(settings)
+    finally:
+        with warehouse.transaction() as transaction:
+            transaction.run(delete(Batch).where(Batch.c.batch_id == batch["batch_id"]))
+    assert not fact(out, "newest batch staged").startswith(str(now.year))
 
 
 def test_it_is_red_and_names_the_check_when_numbers_contradict_each_other(

@@ -17,8 +17,10 @@ from sqlalchemy import URL
 
 from spendgate.clock import format_instant, parse_instant
 from spendgate.errors import ConfigurationError, PermanentError, SpendGateError
+from spendgate.events import Reason
 from spendgate.local import services
 from spendgate.pipeline import Pipeline
+from spendgate.replay import RejectedFilter
 from spendgate.settings import ROOT, Settings, StreamKind, load_settings
 from spendgate.streams.endpoints import Endpoints
 from spendgate.wake import Lookout, WakeUps
@@ -116,6 +118,36 @@ AS_OF = Param(
     description="Instant at which flags are decided (RFC 3339 with an offset); empty: now.",
 )
 
+REPLAY: dict[str, Any] = {
+    "reason": Param(
+        None,
+        type=["null", "string"],
+        enum=[None, *map(str, Reason)],
+        title="Reason",
+        description="Only events that were rejected for this reason; empty: for any.",
+    ),
+    "stream": Param(
+        None, type=["null", "string"], title="Stream", description="Only events of this stream; empty: of all."
+    ),
+    "since": Param(
+        None,
+        type=["null", "string"],
+        format="date-time",
+        title="Enqueued since",
+        description="Only events enqueued at this instant (RFC 3339 with an offset) or later; empty: no limit.",
+    ),
+    "until": Param(
+        None,
+        type=["null", "string"],
+        format="date-time",
+        title="Enqueued until",
+        description="Only events enqueued before this instant; empty: no limit.",
+    ),
+    "dry_run": Param(
+        True, type="boolean", title="Dry run", description="Only count what would be staged; nothing is written."
+    ),
+}
+
 # What the tasks of a headless run, all in this process, reported and failed with.
 _REPORTS: dict[str, dict[str, Any]] = {}
 _FAILURES: list[SpendGateError] = []
@@ -182,6 +214,18 @@ def requested_instant() -> datetime | None:
     value = get_current_context()["params"].get("as_of")
     with failing_permanently():
         return parse_instant(value) if value else None
+
+
+def requested_replay() -> tuple[RejectedFilter, bool]:
+    """Which rejected events the run's parameters mean, and whether it is a dry run.
+
+    Raises:
+        AirflowFailException: a parameter is no reason or no time.
+    """
+    asked = get_current_context()["params"]
+    with failing_permanently():
+        which = RejectedFilter.typed(asked["reason"], asked["stream"], asked["since"], asked["until"])
+    return which, bool(asked["dry_run"])
 
 
 def _plain(value: object) -> object:

@@ -266,11 +266,13 @@ def list_gaps() -> None:
     from spendgate.gaps import stored_gaps
     from spendgate.local import services
     from spendgate.settings import load_settings
-    from spendgate.show import show_rows
+    from spendgate.show import say, show_rows
     from spendgate.warehouse.engine import Warehouse
 
     columns, rows = stored_gaps(Warehouse(services.warehouse_url(load_settings())))
     show_rows(columns, [list(row) for row in rows])
+    still_open = sum(row.accepted_at is None for row in rows)
+    say(f"{still_open} of {len(rows)} gaps {'waits' if still_open == 1 else 'wait'} for a person to accept the loss.")
 
 
 @gaps.command("accept")
@@ -291,3 +293,80 @@ def accept(
 
     accept_gap(Warehouse(services.warehouse_url(load_settings())), gap_id, by, utc_now())
     say(f"Gap {gap_id} is accepted by {by}.")
+
+
+rejected = typer.Typer(help="Events that were rejected, and why; trying them again.")
+app.add_typer(rejected, name="rejected")
+
+_Reason = Annotated[str | None, typer.Option("--reason", help="Only those with this reason.")]
+_Stream = Annotated[str | None, typer.Option("--stream", help="Only those of this stream.")]
+_Since = Annotated[
+    str | None, typer.Option("--since", metavar="TIME", help="Only those enqueued at this instant or later.")
+]
+_Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Only those enqueued before this instant.")]
+
+
+@rejected.command("list")
+def list_rejected(
+    reason: _Reason = None,
+    stream: _Stream = None,
+    since: _Since = None,
+    until: _Until = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Show at most so many.")] = 20,
+) -> None:
+    """List rejected events, newest first, and count them by reason.
+
+    Example: ./spendgate rejected list --reason too_late --since 2026-11-21T00:00:00Z
+    """
+    from spendgate.local import services
+    from spendgate.rejected import show_list
+    from spendgate.replay import RejectedFilter
+    from spendgate.settings import load_settings
+    from spendgate.warehouse.engine import Warehouse
+
+    which = RejectedFilter.typed(reason, stream, since, until)
+    show_list(Warehouse(services.warehouse_url(load_settings())), which, limit)
+
+
+@rejected.command("show")
+def show_rejected(
+    event_id: Annotated[int, typer.Argument(metavar="ID", help="The event's id, from `rejected list`.")],
+) -> None:
+    """Show all there is about one rejected event, its bytes included.
+
+    Example: ./spendgate rejected show 17
+    """
+    from spendgate.local import services
+    from spendgate.rejected import show_event
+    from spendgate.settings import load_settings
+    from spendgate.warehouse.engine import Warehouse
+
+    show_event(Warehouse(services.warehouse_url(load_settings())), event_id)
+
+
+@rejected.command("replay")
+def replay_rejected(
+    reason: _Reason = None,
+    stream: _Stream = None,
+    since: _Since = None,
+    until: _Until = None,
+    ids: Annotated[list[int] | None, typer.Option("--id", help="Only the one with this id; may be repeated.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
+) -> None:
+    """Decode rejected events again and stage those that are events now; the next build merges them.
+
+    An event is judged by when it was enqueued and the lateness limit of now; one that was in the future is an
+    event once its time has come. Rows leave the table only by being accepted.
+
+    Example: ./spendgate rejected replay --reason too_late --stream ad-clicks --dry-run
+    """
+    from spendgate.local import services
+    from spendgate.rejected import replay
+    from spendgate.replay import RejectedFilter
+    from spendgate.settings import load_settings
+    from spendgate.warehouse.engine import Warehouse
+
+    which = RejectedFilter.typed(reason, stream, since, until, ids or ())
+    settings = load_settings()
+    warehouse = Warehouse(services.warehouse_url(settings), lock_timeout=settings.lock_timeout)
+    replay(settings, warehouse, which, dry_run=dry_run)

@@ -14,6 +14,7 @@ Clock = Callable[[], datetime]
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def utc_now() -> datetime:
@@ -28,6 +29,11 @@ def floor_millisecond(instant: datetime) -> datetime:
     """
     instant = instant.astimezone(UTC)
     return instant.replace(microsecond=instant.microsecond // 1000 * 1000)
+
+
+def to_milliseconds(instant: datetime) -> int:
+    """Whole milliseconds since 1970 UTC."""
+    return (instant - _EPOCH) // timedelta(milliseconds=1)
 
 
 def floor_hour(instant: datetime) -> datetime:

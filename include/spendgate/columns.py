@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from spendgate.clock import floor_hour
+from spendgate.clock import floor_hour, to_milliseconds
 from spendgate.events import (
     FUTURE_TOLERANCE,
     MAX_ID,
@@ -135,7 +135,12 @@ class DecodedBatch:
 
 
 def decode_batch(
-    values: Sequence[bytes | None], enqueued_ms: Sequence[int], *, batch_id: int, lateness: timedelta
+    values: Sequence[bytes | None],
+    enqueued_ms: Sequence[int],
+    *,
+    batch_id: int,
+    lateness: timedelta,
+    replayed_at: datetime | None = None,
 ) -> DecodedBatch:
     """Decode the messages of one batch; `ordinal` is a message's index in `values`.
 
@@ -144,14 +149,16 @@ def decode_batch(
         enqueued_ms: when the broker took each, milliseconds since 1970 UTC; same length.
         batch_id: written to every row.
         lateness: how old a click may be when it is enqueued.
+        replayed_at: for messages that were rejected before, as in `decode_event`.
     """
-    lateness_ms = lateness // timedelta(milliseconds=1)
-    fast, rest = _decode_clicks(values, enqueued_ms, batch_id, lateness_ms)
+    enqueued = np.array(enqueued_ms, dtype=np.int64)
+    present = enqueued if replayed_at is None else np.maximum(enqueued, to_milliseconds(replayed_at))
+    fast, rest = _decode_clicks(values, enqueued, present, batch_id, lateness)
     events: dict[type[Event], list[tuple[int, Any]]] = {Click: [], Budget: [], Advertiser: [], Ad: []}
     rejections: list[tuple[int, Rejection]] = []
     for ordinal in rest:
         enqueued_at = datetime.fromtimestamp(enqueued_ms[ordinal] / 1000, UTC)
-        outcome = decode_event(values[ordinal], enqueued_at, lateness)
+        outcome = decode_event(values[ordinal], enqueued_at, lateness, replayed_at)
         if isinstance(outcome, Rejection):
             rejections.append((ordinal, outcome))
         else:
@@ -167,9 +174,12 @@ def decode_batch(
 
 
 def _decode_clicks(
-    values: Sequence[bytes | None], enqueued_ms: Sequence[int], batch_id: int, lateness_ms: int
+    values: Sequence[bytes | None], enqueued: Longs, present: Longs, batch_id: int, lateness: timedelta
 ) -> tuple[pa.Table, list[int]]:
-    """The clicks that are right beyond doubt, and the ordinals of all other messages, ascending."""
+    """The clicks that are right beyond doubt, and the ordinals of all other messages, ascending.
+
+    What is more than a little after its `present` is in the future.
+    """
     wires, ordinals, rest = _read_wires(values)
     if not wires:
         return CLICK_SCHEMA.empty_table(), rest
@@ -180,10 +190,10 @@ def _decode_clicks(
     )
     amounts, amounts_good = _amounts([wire.amount for wire in wires])
     index = np.array(ordinals, dtype=np.int32)
-    enqueued = np.array(enqueued_ms, dtype=np.int64)[index]
-    latest = enqueued + FUTURE_TOLERANCE // timedelta(milliseconds=1)
+    latest = present[index] + FUTURE_TOLERANCE // timedelta(milliseconds=1)
     good &= times_good & updates_good & amounts_good
-    good &= (times <= latest) & (updates <= latest) & (enqueued - times <= lateness_ms)
+    good &= (times <= latest) & (updates <= latest)
+    good &= enqueued[index] - times <= lateness // timedelta(milliseconds=1)
     table = pa.table(
         [
             pa.array(np.full(len(wires), batch_id, dtype=np.int64)),

@@ -148,8 +148,9 @@ def _await_run(client: airflow_service.AirflowClient, dag_id: str, run_id: str) 
 
 def _show_results(settings: Settings, began: datetime, as_of: datetime) -> None:
     warehouse = Warehouse(services.warehouse_url(settings))
+    read = select(func.sum(Batch.c.event_count)).where(Batch.c.is_replay == 0)
     with warehouse.transaction(read_only=True) as transaction:
-        events = transaction.run(select(func.sum(Batch.c.event_count)).where(Batch.c.created_at >= began)).scalar_one()
+        events = transaction.run(read.where(Batch.c.created_at >= began)).scalar_one()
         rejected = transaction.run(
             select(RejectedEvent.c.reason, func.count())
             .where(RejectedEvent.c.created_at >= began)

@@ -309,7 +309,9 @@ _CONTRACTS: dict[str, _Contract] = {
 }
 
 
-def decode_event(raw: bytes | None, enqueued_at: datetime, lateness: timedelta) -> Event | Rejection:
+def decode_event(
+    raw: bytes | None, enqueued_at: datetime, lateness: timedelta, replayed_at: datetime | None = None
+) -> Event | Rejection:
     """Read one message.
 
     Args:
@@ -317,18 +319,20 @@ def decode_event(raw: bytes | None, enqueued_at: datetime, lateness: timedelta) 
         enqueued_at: when the broker took it, aware; "in the future" and "too late" are told by it, so
             that reading the same message again, whenever, gives the same answer.
         lateness: how old a click may be when it is enqueued.
+        replayed_at: only for a message that was rejected before and is read again now: what was ahead of its
+            enqueue time isn't "in the future" any more once its time has come. Never makes the answer stricter.
 
     Returns:
         A `Click`, `Budget`, `Advertiser` or `Ad`, or a `Rejection`; no bytes make it raise. Of several
         things wrong with one message the first in the order of `Reason` is told.
     """
     try:
-        return _decode(raw, enqueued_at, lateness)
+        return _decode(raw, enqueued_at, lateness, replayed_at)
     except _RefusedError as refused:
         return refused.rejection
 
 
-def _decode(raw: bytes | None, enqueued_at: datetime, lateness: timedelta) -> Event:
+def _decode(raw: bytes | None, enqueued_at: datetime, lateness: timedelta, replayed_at: datetime | None) -> Event:
     body = _parse(raw)
     kind = body.get("event_type")
     if kind is None:
@@ -341,7 +345,7 @@ def _decode(raw: bytes | None, enqueued_at: datetime, lateness: timedelta) -> Ev
     values = _read_fields(body, contract)
     if values["updated_at"] is None and contract.time is not None:
         values["updated_at"] = values[contract.time]
-    _check_times(values, enqueued_at, lateness)
+    _check_times(values, enqueued_at, lateness, replayed_at)
     return contract.make(**values)
 
 
@@ -378,9 +382,12 @@ def _read_fields(body: dict[str, Any], contract: _Contract) -> dict[str, Any]:
     return values
 
 
-def _check_times(values: dict[str, Any], enqueued_at: datetime, lateness: timedelta) -> None:
+def _check_times(
+    values: dict[str, Any], enqueued_at: datetime, lateness: timedelta, replayed_at: datetime | None
+) -> None:
+    present = enqueued_at if replayed_at is None else max(enqueued_at, replayed_at)
     for name in ("click_time", "event_time", "updated_at"):
-        if name in values and values[name] - enqueued_at > FUTURE_TOLERANCE:
+        if name in values and values[name] - present > FUTURE_TOLERANCE:
             raise _RefusedError(Reason.IN_THE_FUTURE, f"{name} is more than 5 minutes after the event was enqueued.")
     if "click_time" in values and enqueued_at - values["click_time"] > lateness:
         raise _RefusedError(

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, false, select, update
 
 from spendgate.errors import ConfigurationError
 from spendgate.warehouse.engine import Warehouse
-from spendgate.warehouse.tables import StreamGap
+from spendgate.warehouse.tables import MAX_ROW_ID, StreamGap
+
+MAX_NAME = 100
 
 
 def stored_gaps(warehouse: Warehouse) -> tuple[list[str], Sequence[Row[Any]]]:
@@ -24,12 +26,16 @@ def accept_gap(warehouse: Warehouse, gap_id: int, by: str, now: datetime) -> Non
     """Record that a person accepts the loss.
 
     Raises:
-        ConfigurationError: no open gap has that id.
+        ConfigurationError: no open gap has that id, or `by` is no name.
     """
+    by = by.strip()
+    if not 1 <= len(by) <= MAX_NAME:
+        raise ConfigurationError(f"Say who accepts the loss, in 1 to {MAX_NAME} characters.")
+    the_gap = StreamGap.c.id == gap_id if 0 <= gap_id <= MAX_ROW_ID else false()
     with warehouse.transaction() as transaction:
         accepted = transaction.run(
             update(StreamGap)
-            .where(StreamGap.c.id == gap_id, StreamGap.c.accepted_at.is_(None))
+            .where(the_gap, StreamGap.c.accepted_at.is_(None))
             .values(accepted_at=now, accepted_by=by, updated_at=now)
         )
         if accepted.rowcount != 1:

@@ -18,60 +18,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-import pyarrow as pa
 from sqlalchemy import ColumnElement, Table, and_, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from spendgate.clock import Clock
-from spendgate.columns import INSTANT, DecodedBatch, decode_batch
+from spendgate.columns import DecodedBatch, decode_batch
 from spendgate.errors import PermanentError, StreamGapError, StreamUnavailableError
-from spendgate.payload import pack_messages
+from spendgate.staging import BATCH_TABLES, Origin, OvertakenError, copy_rows, count_batch, forget_rows
 from spendgate.streams.base import BoundedRead, PartitionRef, RecordBatch, StoredPosition, Stream
 from spendgate.warehouse.engine import Lock, Transaction, Warehouse
-from spendgate.warehouse.tables import (
-    STAGED,
-    Batch,
-    BatchPayload,
-    RejectedEvent,
-    StagedAd,
-    StagedAdvertiser,
-    StagedBudget,
-    StagedClick,
-    StagingSweep,
-    StreamGap,
-    StreamPosition,
-)
+from spendgate.warehouse.tables import Batch, StagingSweep, StreamGap, StreamPosition
 
 log = logging.getLogger(__name__)
-
-# Every table that rows of a batch are copied to.
-_BATCH_TABLES = (*STAGED, RejectedEvent, BatchPayload)
-
-PAYLOAD_SCHEMA = pa.schema([("batch_id", pa.int64()), ("content", pa.large_binary())])
-REJECTED_SCHEMA = pa.schema(
-    [
-        ("batch_id", pa.int64()),
-        ("ordinal", pa.int32()),
-        ("stream", pa.string()),
-        ("partition_id", pa.string()),
-        ("epoch", pa.int32()),
-        ("position", pa.string()),
-        ("enqueued_at", INSTANT),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("raw", pa.large_binary()),
-        ("created_at", INSTANT),
-        ("updated_at", INSTANT),
-    ]
-)
-
-
-class _OvertakenError(Exception):
-    """The position moved under us: another run read the same messages and was faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +84,7 @@ class Intake:
                 return 0
             swept = _swept_through(transaction)
             through = transaction.next_batch_id()
-            removed = sum(_remove_unknown(transaction, table, swept) for table in _BATCH_TABLES)
+            removed = sum(_remove_unknown(transaction, table, swept) for table in BATCH_TABLES)
             now = self.clock()
             transaction.run(delete(StagingSweep))
             transaction.run(
@@ -169,7 +130,7 @@ class Intake:
             for batch in read.batches(self.batch_size):
                 try:
                     self._stage_batch(partition, at, read.start if at.position is None else at.position, batch, counts)
-                except _OvertakenError:
+                except OvertakenError:
                     log.info(
                         "Another run was faster on %s/%s; its rows stay.",
                         partition.stream,
@@ -262,9 +223,9 @@ class Intake:
                 decoded = decode_batch(batch.values, batch.enqueued_ms, batch_id=batch_id, lateness=self.lateness)
                 self._copy(partition, at.epoch, batch_id, batch, decoded)
                 self._register(transaction, partition, at, from_position, batch, batch_id, decoded)
-        except _OvertakenError:
+        except OvertakenError:
             if batch_id is not None:
-                self._forget(batch_id)
+                forget_rows(self.warehouse, batch_id)
             raise
         counts.batches += 1
         counts.events += len(batch.values)
@@ -273,39 +234,9 @@ class Intake:
     def _copy(
         self, partition: PartitionRef, epoch: int, batch_id: int, batch: RecordBatch, decoded: DecodedBatch
     ) -> None:
-        if not batch.values:
-            return
-        load = self.warehouse.bulk_load
-        load(StagedClick, decoded.clicks)
-        load(StagedBudget, decoded.budgets)
-        load(StagedAdvertiser, decoded.advertisers)
-        load(StagedAd, decoded.ads)
-        load(RejectedEvent, self._rejected(partition, epoch, batch_id, batch, decoded))
-        packed = pack_messages(batch.values, batch.positions, batch.enqueued_ms)
-        load(BatchPayload, pa.table([[batch_id], [packed]], schema=PAYLOAD_SCHEMA))
-
-    def _rejected(
-        self, partition: PartitionRef, epoch: int, batch_id: int, batch: RecordBatch, decoded: DecodedBatch
-    ) -> pa.Table:
-        now = self.clock().replace(tzinfo=None)
-        rows: list[Mapping[str, object]] = [
-            {
-                "batch_id": batch_id,
-                "ordinal": ordinal,
-                "stream": partition.stream,
-                "partition_id": partition.partition,
-                "epoch": epoch,
-                "position": batch.positions[ordinal],
-                "enqueued_at": datetime.fromtimestamp(batch.enqueued_ms[ordinal] / 1000, UTC).replace(tzinfo=None),
-                "reason": str(rejection.reason),
-                "detail": rejection.detail[:500],
-                "raw": batch.values[ordinal],
-                "created_at": now,
-                "updated_at": now,
-            }
-            for ordinal, rejection in decoded.rejections
-        ]
-        return pa.Table.from_pylist(rows, schema=REJECTED_SCHEMA)
+        if batch.values:
+            origin = Origin(partition.stream, partition.partition, epoch)
+            copy_rows(self.warehouse, origin, batch_id, batch, decoded, self.clock())
 
     def _register(
         self,
@@ -323,33 +254,11 @@ class Intake:
             update(StreamPosition).where(condition).values(position=batch.next_position, updated_at=now)
         )
         if moved.rowcount != 1:
-            raise _OvertakenError
-        if not batch.values:
-            return
-        transaction.run(
-            insert(Batch),
-            [
-                {
-                    "batch_id": batch_id,
-                    "stream": partition.stream,
-                    "partition_id": partition.partition,
-                    "epoch": at.epoch,
-                    "from_position": from_position,
-                    "to_position": batch.next_position,
-                    "event_count": len(batch.values),
-                    "click_count": decoded.clicks.num_rows,
-                    "rejected_count": len(decoded.rejections),
-                    "state": "staged",
-                    "created_at": now,
-                    "updated_at": now,
-                }
-            ],
-        )
-
-    def _forget(self, batch_id: int) -> None:
-        with self.warehouse.transaction() as transaction:
-            for table in _BATCH_TABLES:
-                transaction.run(delete(table).where(table.c.batch_id == batch_id))
+            raise OvertakenError
+        if batch.values:
+            origin = Origin(partition.stream, partition.partition, at.epoch)
+            positions = (from_position, batch.next_position)
+            count_batch(transaction, origin, batch_id, positions, decoded, len(batch.values), now)
 
 
 def _key(partition: PartitionRef) -> ColumnElement[bool]:
@@ -367,7 +276,7 @@ def _require_position(transaction: Transaction, partition: PartitionRef, at: Pos
         transaction.run(select(func.count()).select_from(StreamPosition).where(_stands_at(partition, at))).scalar_one()
         != 1
     ):
-        raise _OvertakenError
+        raise OvertakenError
 
 
 def _swept_through(transaction: Transaction) -> int:

@@ -14,12 +14,12 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Row, Table, func, insert, select, update
+from sqlalchemy import Row, Table, delete, func, insert, select, update
 
 from spendgate.clock import DAY, HOUR, Clock, day_start
 from spendgate.events import Reason
 from spendgate.payload import unpack_messages
-from spendgate.warehouse.engine import Lock, Transaction, Warehouse
+from spendgate.warehouse.engine import LIST_LENGTH, Lock, Transaction, Warehouse, in_slices
 from spendgate.warehouse.tables import (
     AdVersion,
     AdvertiserVersion,
@@ -40,8 +40,7 @@ log = logging.getLogger(__name__)
 # Most messages merged in one transaction: enough to make its fixed cost vanish, few enough to keep its
 # memory, its locks and what a kill throws away small.
 CHUNK_EVENTS = 2_000_000
-# SQL Server takes 2,100 parameters a statement.
-CHUNK_BATCHES = 1_000
+CHUNK_BATCHES = LIST_LENGTH
 DAYS_AHEAD = 7
 _WORK = (
     ContestedClick,
@@ -68,6 +67,7 @@ class MergeCounts:
     conflicts: int = 0
     inferred: int = 0
     touched_days: int = 0
+    replayed: int = 0  # rejected events that are accepted now
 
     def as_dict(self) -> dict[str, int]:
         """Plain values, for XCom and for people."""
@@ -105,7 +105,7 @@ class Merge:
 
     def _next_batches(self, transaction: Transaction) -> Sequence[Row[Any]]:
         staged: Sequence[Row[Any]] = transaction.run(
-            select(Batch.c.batch_id, Batch.c.event_count, Batch.c.click_count)
+            select(Batch.c.batch_id, Batch.c.event_count, Batch.c.click_count, Batch.c.is_replay)
             .where(Batch.c.state == "staged")
             .order_by(Batch.c.batch_id)
             .limit(CHUNK_BATCHES)
@@ -152,6 +152,7 @@ class _Chunk:
             self._merge_budgets()
         self._merge_clicks()
         self._infer_members()
+        self._release_replayed()
         self.counts.batches += len(ids)
         self.counts.events += sum(batch.event_count for batch in self.batches)
         self.counts.touched_days += self._touched() - before
@@ -204,6 +205,10 @@ class _Chunk:
         for batch_id, group in groupby(conflicts, key=lambda row: row.batch_id):
             ordinals = [row.ordinal for row in group]
             batch = self.transaction.run(select(Batch).where(Batch.c.batch_id == batch_id)).one()
+            detail = f"Another version of this {entity} with the same updated_at was stored first."
+            if batch.is_replay:
+                self._keep_rejected(batch_id, ordinals, detail)
+                continue
             packed = self.transaction.run(
                 select(BatchPayload.c.content).where(BatchPayload.c.batch_id == batch_id)
             ).scalar_one()
@@ -217,7 +222,7 @@ class _Chunk:
                     "position": message.position,
                     "enqueued_at": datetime.fromtimestamp(message.enqueued_ms / 1000, UTC),
                     "reason": str(Reason.CONFLICTING_DUPLICATE),
-                    "detail": f"Another version of this {entity} with the same updated_at was stored first.",
+                    "detail": detail,
                     "raw": message.raw,
                     "created_at": self.now,
                     "updated_at": self.now,
@@ -225,6 +230,23 @@ class _Chunk:
                 for ordinal, message in zip(ordinals, unpack_messages(packed, ordinals), strict=True)
             ]
             self.transaction.run(insert(RejectedEvent), rows)
+
+    def _keep_rejected(self, batch_id: int, ordinals: Sequence[int], detail: str) -> None:
+        """Replayed events that clash keep the rows that they have."""
+        answer = {"reason": str(Reason.CONFLICTING_DUPLICATE), "detail": detail, "updated_at": self.now}
+        for some in in_slices(ordinals):
+            self.transaction.run(
+                update(RejectedEvent)
+                .where(RejectedEvent.c.replay_batch_id == batch_id, RejectedEvent.c.replay_ordinal.in_(some))
+                .values(replay_batch_id=None, replay_ordinal=None, **answer)
+            )
+
+    def _release_replayed(self) -> None:
+        """Replayed events that didn't clash are accepted: only now do their rows leave staging.RejectedEvent."""
+        replays = [batch.batch_id for batch in self.batches if batch.is_replay]
+        if replays:
+            accepted = delete(RejectedEvent).where(RejectedEvent.c.replay_batch_id.in_(replays))
+            self.counts.replayed += self.transaction.run(accepted).rowcount
 
     def _infer_members(self) -> None:
         run = self.transaction

@@ -19,6 +19,7 @@ from spendgate.flags import Flags
 from spendgate.ingest import Intake
 from spendgate.merge import Merge
 from spendgate.publish import Publisher
+from spendgate.replay import RejectedFilter, Replay
 from spendgate.settings import Settings, StreamKind
 from spendgate.spend import Spend
 from spendgate.streams.base import PartitionRef
@@ -159,6 +160,12 @@ class Pipeline:
     def waiting_events(self) -> int:
         """How many staged events wait to be merged."""
         return self.intake().waiting_events()
+
+    def replay_rejected(self, which: RejectedFilter, *, dry_run: bool) -> dict[str, Any]:
+        """Stage rejected events that are events now (`spendgate.replay.ReplayCounts`); a dry run only counts them."""
+        require_current(self.warehouse)
+        replay = Replay(self.warehouse, self.clock, self.settings.batch_size, self.endpoints.lateness)
+        return replay.replay_rejected(which, dry_run=dry_run).as_dict()
 
     def merge_events(self) -> dict[str, Any]:
         """Merge every staged batch (`spendgate.merge.MergeCounts`)."""

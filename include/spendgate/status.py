@@ -87,7 +87,8 @@ def _unread(found: int | SpendGateError) -> str:
 def _show_freshness(warehouse: Warehouse) -> None:
     with warehouse.transaction(read_only=True) as transaction:
         facts: list[list[object]] = [
-            ["newest batch staged", _time(transaction, func.max(Batch.c.created_at))],
+            # A replay doesn't make the data fresher.
+            ["newest batch staged", _time(transaction, func.max(Batch.c.created_at), Batch.c.is_replay == 0)],
             ["newest batch merged", _time(transaction, func.max(Batch.c.merged_at))],
             ["batches waiting to be merged", _count(transaction, Batch, Batch.c.state == "staged")],
             ["days waiting to be rebuilt", _count(transaction, TouchedDay)],
@@ -116,8 +117,8 @@ def _show_checks(warehouse: Warehouse) -> bool:
     return not failures and not open_gaps
 
 
-def _time(transaction: Transaction, column: Any) -> str:
-    value = transaction.run(select(column)).scalar_one()
+def _time(transaction: Transaction, column: Any, *where: Any) -> str:
+    value = transaction.run(select(column).where(*where)).scalar_one()
     return "never" if value is None else f"{format_instant(value)} ({_age(value)} ago)"
 
 

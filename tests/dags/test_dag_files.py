@@ -92,7 +92,7 @@ dags = {
         "doc": dag.doc_md,
         "max_active_runs": dag.max_active_runs,
         "catchup": dag.catchup,
-        "params": list(dag.params),
+        "params": dag.params.dump(),
         "schedule": schedule(dag),
         "tasks": {
             task.task_id: {
@@ -213,7 +213,15 @@ def test_spend_is_built_when_events_were_staged_and_hourly_so_that_a_new_day_ope
 
 
 def test_a_person_who_triggers_a_build_may_say_as_of_when(described: dict[str, Any]) -> None:
-    assert described["dags"]["build_spend"]["params"] == ["as_of"]
+    assert described["dags"]["build_spend"]["params"] == {"as_of": None}
+
+
+def test_rejected_events_are_replayed_only_by_a_person_who_may_say_which_and_dry_at_first(
+    described: dict[str, Any],
+) -> None:
+    dag = described["dags"]["replay_rejected"]
+    assert dag["schedule"] == {"kind": "NullTimetable", "timed_by": None, "cron": None, "assets": []}
+    assert dag["params"] == {"reason": None, "stream": None, "since": None, "until": None, "dry_run": True}
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)

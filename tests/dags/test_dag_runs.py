@@ -45,12 +45,12 @@ def end_of(action):
     except Exception as error:
         return {"error": type(error).__name__, "sentence": str(error), "ours": isinstance(error, SpendGateError)}
 
-def build(conf):
-    # As a person triggers it, with what they typed.
+def trigger(dag_id, conf):
+    # As a person does, with what they typed.
     from airflow.dag_processing.dagbag import BundleDagBag
     folder = adapter.ROOT / "dags"
     bag = BundleDagBag(dag_folder=folder, bundle_path=folder, bundle_name="dags-folder")
-    dag = bag.dags["build_spend"]
+    dag = bag.dags[dag_id]
     for task in dag.tasks:
         task.retries = 0
     adapter._FAILURES.clear()
@@ -68,7 +68,9 @@ for scenario in json.loads(sys.stdin.read()):
     os.environ.update(scenario["environment"])
     load_settings.cache_clear()
     if "conf" in scenario:
-        ends[scenario["name"]] = end_of(lambda: build(scenario["conf"]))
+        ends[scenario["name"]] = end_of(
+            lambda: trigger(scenario.get("dag", "build_spend"), scenario["conf"])
+        )
     else:
         as_of = scenario.get("as_of")
         announced = []
@@ -125,6 +127,7 @@ def scenarios(settings: Settings, other: str) -> list[dict[str, Any]]:
         {"name": "conf as of", "environment": {}, "conf": {"as_of": "2026-11-21T18:00:00+02:00"}},
         {"name": "as of no time", "environment": {}, "conf": {"as_of": "tomorrow"}},
         {"name": "as of without offset", "environment": {}, "conf": {"as_of": "2026-11-21T18:00:00"}},
+        *replays(),
         {"name": "broker away", "environment": {"SPENDGATE_KAFKA_BOOTSTRAP": NOBODY, "SPENDGATE_STREAM_TIMEOUT": "2"}},
         {"name": "warehouse away", "environment": {"SPENDGATE_WAREHOUSE_URL": WAREHOUSE_NOWHERE}},
         {"name": "no such stream", "environment": {"SPENDGATE_STREAMS": "ad-clicks,nope"}},
@@ -156,6 +159,22 @@ def scenarios(settings: Settings, other: str) -> list[dict[str, Any]]:
     ]
 
 
+def replays() -> list[dict[str, Any]]:
+    """What a person triggers to have rejected events replayed, in this order."""
+    asked: dict[str, tuple[str, dict[str, Any]]] = {
+        "replay dry": ("60", {}),
+        "replay nothing": ("31", {"dry_run": False}),
+        "replay for no reason": ("60", {"dry_run": False, "reason": "late"}),
+        "replay since no time": ("60", {"dry_run": False, "since": "2026-11-21T18:00:00"}),
+        "replay": ("60", {"dry_run": False, "reason": "too_late", "stream": "ad-clicks"}),
+    }
+    runs = [
+        {"name": name, "dag": "replay_rejected", "environment": {"SPENDGATE_LATENESS_DAYS": days}, "conf": conf}
+        for name, (days, conf) in asked.items()
+    ]
+    return [*runs, {"name": "build after replay", "environment": {}, "conf": {}}]
+
+
 @pytest.fixture(scope="module")
 def ends(settings: Settings, other: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """How each run ended, by its scenario's name."""
@@ -165,6 +184,7 @@ def ends(settings: Settings, other: str, tmp_path_factory: pytest.TempPathFactor
         click(1, HOUR_AGO, "2"),
         click(2, HOUR_AGO, "3"),
         click(2, HOUR_AGO, "3"),
+        click(3, NOW - timedelta(days=50)),
         b"not json",
     ]
     publish_lines(bodies, services.kafka_properties(settings), stream="ad-clicks", timeout=15)
@@ -195,7 +215,7 @@ def test_both_dags_succeed_and_every_step_reports_its_numbers(ends: dict[str, An
     reports = first["reports"]
     assert reports["list_slices"] == {"slices": 6}
     intake = reports["ingest_events"]
-    assert (intake["partitions"], intake["events"], intake["rejected"]) == (6, 6, {"not_json": 1})
+    assert (intake["partitions"], intake["events"], intake["rejected"]) == (6, 7, {"not_json": 1, "too_late": 1})
     merged = reports["merge_events"]
     assert (merged["inserted"], merged["duplicates"]) == (4, 1)
     assert reports["rebuild_windows"]["windows_built"] > 0
@@ -231,6 +251,34 @@ def test_an_as_of_that_is_no_instant_decides_nothing_and_says_what_to_write(ends
     assert "decide_flags" not in end.get("reports", {})
 
 
+def test_a_replay_counts_first_and_stages_when_it_is_told_to(ends: dict[str, Any]) -> None:
+    counts = {"looked_at": 2, "accepted": 1, "batches": 0, "rejected": {"not_json": 1}}
+    dry = ends["replay dry"]["reports"]
+    assert dry == {"state": "success", "failures": [], "replay_rejected": {"dry_run": True, **counts}}
+    nothing = ends["replay nothing"]["reports"]
+    assert (nothing["state"], nothing["replay_rejected"]["accepted"]) == ("success", 0)
+    assert "announce_staged" not in nothing
+    staged = ends["replay"]["reports"]
+    assert staged["state"] == "success"
+    assert staged["replay_rejected"] == {
+        "dry_run": False,
+        "looked_at": 1,
+        "accepted": 1,
+        "batches": 1,
+        "rejected": {},
+    }
+    assert staged["announce_staged"] == {"events": 1}
+    assert ends["build after replay"]["reports"]["merge_events"]["replayed"] == 1
+
+
+@pytest.mark.parametrize("name", ["replay for no reason", "replay since no time"])
+def test_a_replay_that_is_asked_for_wrongly_stages_nothing_and_says_why(ends: dict[str, Any], name: str) -> None:
+    end = ends[name]
+    said = end.get("sentence") or " ".join(end["reports"]["failures"])
+    assert "late" in said or "has no offset" in said
+    assert "replay_rejected" not in end.get("reports", {})
+
+
 def test_a_transient_failure_fails_the_run_with_its_sentence(ends: dict[str, Any]) -> None:
     assert ends["broker away"]["error"] == "StreamUnavailableError"
     assert NOBODY in ends["broker away"]["sentence"]
@@ -251,7 +299,7 @@ def test_only_what_may_go_away_by_itself_is_left_to_airflows_retries(ends: dict[
 
 
 def test_airflows_connections_go_before_the_settings(ends: dict[str, Any], other: str) -> None:
-    assert ends["connections"]["reports"]["ingest_events"]["events"] == 6
+    assert ends["connections"]["reports"]["ingest_events"]["events"] == 7
     warehouse = Warehouse(other)
     assert [row.flag.reason for row in flags_of(warehouse).values()] == ["exhausted"]
     warehouse.close()

@@ -14,7 +14,7 @@ from sqlalchemy import Table, Uuid, select
 
 from spendgate.columns import AD_SCHEMA, ADVERTISER_SCHEMA, BUDGET_SCHEMA, CLICK_SCHEMA
 from spendgate.errors import PermanentError
-from spendgate.ingest import PAYLOAD_SCHEMA, REJECTED_SCHEMA
+from spendgate.staging import PAYLOAD_SCHEMA, REJECTED_SCHEMA
 from spendgate.warehouse.engine import Warehouse
 from spendgate.warehouse.tables import (
     BatchPayload,

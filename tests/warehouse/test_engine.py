@@ -18,10 +18,10 @@ import pytest
 from sqlalchemy import URL, Connection, insert, select, text
 
 from spendgate.errors import PermanentError, RunUnderWayError, SpendGateError, WarehouseFullError
-from spendgate.ingest import PAYLOAD_SCHEMA
 from spendgate.local import postgres
 from spendgate.local.processes import Supervisor
 from spendgate.settings import Settings
+from spendgate.staging import PAYLOAD_SCHEMA
 from spendgate.warehouse import schema
 from spendgate.warehouse.engine import Lock, Transaction, Warehouse, as_utc
 from spendgate.warehouse.tables import (

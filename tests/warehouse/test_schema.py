@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import insert, inspect, select
 
 from spendgate.errors import WarehouseOutdatedError
 from spendgate.warehouse import schema
 from spendgate.warehouse.engine import Warehouse
-from spendgate.warehouse.tables import METADATA, SCHEMAS
+from spendgate.warehouse.tables import METADATA, SCHEMAS, Batch, RejectedEvent
+from tests.factories import NOW
 
 
 def stored_columns(warehouse: Warehouse) -> dict[str, dict[str, bool]]:
@@ -64,6 +65,24 @@ def test_down_leaves_no_table_and_up_brings_them_back(any_warehouse: Warehouse) 
     schema.migrate(any_warehouse)
     assert stored_columns(any_warehouse) == everything
     schema.require_current(any_warehouse)
+
+
+def test_what_was_read_before_events_could_be_replayed_counts_as_read(any_warehouse: Warehouse) -> None:
+    schema.migrate(any_warehouse, "base")
+    assert schema.migrate(any_warehouse, "0001") == (None, "0001")
+    place = {"stream": "s", "partition_id": "0", "epoch": 1, "created_at": NOW, "updated_at": NOW}
+    counts = {"event_count": 3, "click_count": 2, "rejected_count": 1, "from_position": "0", "to_position": "3"}
+    with any_warehouse.transaction() as transaction:
+        transaction.run(insert(Batch).values(batch_id=1, **place, **counts, state="merged"))
+        transaction.run(
+            insert(RejectedEvent).values(
+                batch_id=1, ordinal=0, position="0", enqueued_at=NOW, reason="not_json", detail="?", **place
+            )
+        )
+    assert schema.migrate(any_warehouse)[0] == "0001"
+    with any_warehouse.transaction() as transaction:
+        assert transaction.run(select(Batch.c.is_replay)).scalar_one() == 0
+        assert transaction.run(select(RejectedEvent.c.replay_batch_id)).scalar_one() is None
 
 
 def test_every_view_answers(any_warehouse: Warehouse) -> None:

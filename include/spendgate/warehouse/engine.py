@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from sqlalchemy import URL, Connection, Engine, Executable, Row, Table, create_engine, event, make_url, text
@@ -22,6 +22,10 @@ from spendgate.warehouse.tables import BatchNumber, to_stored
 # A server that is up accepts within a second; half a minute of silence is a server that is away.
 CONNECT_TIMEOUT_SECONDS = 10
 DEFAULT_LOCK_TIMEOUT_SECONDS = 600.0
+Thing = TypeVar("Thing")
+
+# SQL Server takes 2,100 parameters a statement: a list of up to this many things, and some more, fit.
+LIST_LENGTH = 1_000
 
 
 class Lock(IntEnum):
@@ -31,6 +35,7 @@ class Lock(IntEnum):
     BUILD = 7_340_002  # merge, rebuild and decide: one at a time
     PUBLISH = 7_340_003  # one publisher, so that versions leave in order
     MIGRATE = 7_340_004
+    REPLAY = 7_340_005  # who stages rejected events again: one batch at a time
 
 
 @dataclass(slots=True)
@@ -135,6 +140,12 @@ class Transaction:
 
 def _stored(value: object) -> object:
     return to_stored(value) if isinstance(value, datetime) else value
+
+
+def in_slices(things: Sequence[Thing]) -> Iterator[Sequence[Thing]]:
+    """`things` in pieces that fit one statement's parameters."""
+    for start in range(0, len(things), LIST_LENGTH):
+        yield things[start : start + LIST_LENGTH]
 
 
 def as_utc(stored: datetime) -> datetime:

@@ -42,6 +42,9 @@ from sqlalchemy.types import TypeEngine
 
 Kind = TypeEngine[Any] | type[TypeEngine[Any]]
 
+# The greatest id that a row can have; SQL refuses to compare with one beyond it.
+MAX_ROW_ID = 2**63 - 1
+
 SCHEMAS = ("ads", "staging", "etl")
 
 METADATA = MetaData()
@@ -282,8 +285,19 @@ RejectedEvent = _table(
     _column("reason", String(30)),
     _column("detail", text_of(500)),
     _column("raw", Blob, null=True),
+    # The batch that the event waits in to be merged once more, and its place there; NULL: it isn't replayed.
+    _column("replay_batch_id", BigInteger, null=True),
+    _column("replay_ordinal", Integer, null=True),
     *_stamps(),
     Index("ix_rejected_event_batch", "batch_id", "ordinal"),
+    Index(
+        "ix_rejected_event_replay",
+        "replay_batch_id",
+        "replay_ordinal",
+        # Whole on SQL Server: a filtered index refuses rows from sessions whose SET options don't suit it, and those
+        # of a bulk copy are the driver's.
+        postgresql_where=text("replay_batch_id IS NOT NULL"),
+    ),
 )
 # Every message of a batch as it came, compressed: a duplicate that turns out to be in conflict only when it
 # is merged is rejected with its bytes, and retention of the broker has no say in it.
@@ -407,6 +421,7 @@ Batch = _table(
     _column("event_count", Integer),
     _column("click_count", Integer),
     _column("rejected_count", Integer),
+    _column("is_replay", Flag),  # 1: of rejected events that were read before; counts of what was read leave it out
     _column("state", String(10)),  # staged, merged
     _column("merge_id", BigInteger, null=True),
     _column("merged_at", Instant, null=True),
