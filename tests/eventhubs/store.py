@@ -117,7 +117,7 @@ class Partition:
 
     # -- read
 
-    def keys(self) -> list[str | None]:
+    def event_keys(self) -> list[str | None]:
         """The partition keys of the events that are kept."""
         return list(self._keys)
 

@@ -194,7 +194,14 @@ class Sender:
         Raises:
             Exception: the client's own; the batch may have arrived all the same.
         """
-        self._producer.send(batch, timeout=timeout)
+        try:
+            self._producer.send(batch, timeout=timeout)
+        except Exception as error:
+            # A link that isn't allowed is opened, and then closed with the reason, which the client leaves there.
+            link = getattr(self._producer._handler, "_link", None)
+            if link is not None and link._error is not None:
+                raise link._error from error
+            raise
 
     def close(self) -> None:
         self._producer.close()
