@@ -167,7 +167,7 @@ def ends(settings: Settings, other: str, tmp_path_factory: pytest.TempPathFactor
         click(2, HOUR_AGO, "3"),
         b"not json",
     ]
-    publish_lines(bodies, services.kafka_properties(settings), stream="ad-clicks", timeout=15)
+    publish_lines(bodies, services.endpoints(settings), stream="ad-clicks")
     airflow_service.migrate_metadata(settings, headless=True)
     environment = airflow_service.environment(settings, headless=True)
     environment["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "ERROR"
