@@ -103,7 +103,7 @@ class Link:
             found = partition.after(self.next)
             if found is None:
                 break
-            number, (header, rest) = found
+            number, header, rest = found
             self.deliver(header + partition.metric() + rest if self.metric else header + rest)
             self.next = number + 1
             conn.server.count_delivery()

@@ -2,7 +2,7 @@
 
 As a process:
 
-    python -m tests.eventhubs.server --hub ad-clicks:4 --key Root=secret
+    python -m tests.eventhubs.server --hub ad-clicks:4 --key Root=secret [--load ad-clicks=clicks.jsonl]
 
 prints "listening HOST PORT" when it is ready. In a test:
 
@@ -19,10 +19,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import ssl
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -128,7 +130,7 @@ class EventHubsServer:
         async def run() -> Any:
             return function(*args)
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(300)
 
     # -- what tests ask and tell it
 
@@ -221,15 +223,38 @@ class EventHubsServer:
                 reader.detach("amqp:not-found", f"The messaging entity '{name}' was deleted.")
 
 
+@contextlib.contextmanager
+def server_process(*arguments: str) -> Iterator[str]:
+    """A server as a process of its own, so that it shares no interpreter with its client: its connection string."""
+    command = [sys.executable, "-m", "tests.eventhubs.server", "--key", "Root=secret", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            _, host, port = process.stdout.readline().split()
+            yield (
+                f"Endpoint=sb://{host}:{port};SharedAccessKeyName=Root;SharedAccessKey=secret;"
+                "UseDevelopmentEmulator=true"
+            )
+        finally:
+            process.kill()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--hub", action="append", default=[], metavar="NAME:PARTITIONS")
+    parser.add_argument(
+        "--load", action="append", default=[], metavar="NAME=FILE", help="the lines of a file as events"
+    )
     parser.add_argument("--key", action="append", default=[], metavar="POLICY=KEY")
     told = parser.parse_args()
     hubs = {name: int(count or 4) for name, _, count in (hub.partition(":") for hub in told.hub)}
     keys = dict(key.split("=", 1) for key in told.key)
     with EventHubsServer(hubs, keys, port=told.port) as server:
+        for name, _, file in (load.partition("=") for load in told.load):
+            with Path(file).open("rb") as lines:
+                server.put(name, (line.rstrip(b"\n") for line in lines))
         sys.stdout.write(f"listening {server.host} {server.port}\n")
         sys.stdout.flush()
         with contextlib.suppress(KeyboardInterrupt):

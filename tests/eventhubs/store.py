@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import zlib
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -58,11 +59,13 @@ class Partition:
         self.begin, self.last = 0, -1
         self.readers: list[Any] = []
         self._size = 0  # bytes ever written
-        self._numbers: list[int] = []
-        self._offsets: list[int] = []  # where each event starts, in bytes
-        self._times: list[int] = []
+        # A million events have to fit into a test: numbers take eight bytes each.
+        self._numbers = array("q")
+        self._offsets = array("q")  # where each event starts, in bytes
+        self._times = array("q")
         self._keys: list[str | None] = []
-        self._records: list[tuple[bytes, bytes]] = []  # header, and the rest of the message with its annotations
+        self._headers: list[bytes] = []
+        self._rests: list[bytes] = []  # what follows, with its annotations
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -92,7 +95,8 @@ class Partition:
             (symbol("x-opt-offset"), string(self._offset(-1))),
             (symbol("x-opt-enqueued-time"), stamp(self._times[-1])),
         ]
-        self._records.append((header, described(MESSAGE_ANN, map_of(notes)) + b"".join(rest)))
+        self._headers.append(header)
+        self._rests.append(described(MESSAGE_ANN, map_of(notes)) + b"".join(rest))
         self._size += len(raw) + 24
 
     def trim(self, first: int) -> None:
@@ -111,9 +115,10 @@ class Partition:
 
     def _keep(self, wanted: Callable[[int], bool]) -> None:
         kept = [index for index in range(len(self)) if wanted(index)]
-        for name in ("_offsets", "_times", "_keys", "_records", "_numbers"):
+        for name in ("_offsets", "_times", "_keys", "_headers", "_rests", "_numbers"):
             column = getattr(self, name)
-            setattr(self, name, [column[index] for index in kept])
+            left = [column[index] for index in kept]
+            setattr(self, name, array("q", left) if isinstance(column, array) else left)
 
     # -- read
 
@@ -121,10 +126,10 @@ class Partition:
         """The partition keys of the events that are kept."""
         return list(self._keys)
 
-    def after(self, number: int) -> tuple[int, tuple[bytes, bytes]] | None:
-        """The first event at or past a sequence number, and its own."""
+    def after(self, number: int) -> tuple[int, bytes, bytes] | None:
+        """Of the first event at or past a sequence number its own number, its header, and the rest."""
         index = bisect_left(self._numbers, number)
-        return (self._numbers[index], self._records[index]) if index < len(self) else None
+        return (self._numbers[index], self._headers[index], self._rests[index]) if index < len(self) else None
 
     def find(self, selector: str | None) -> int:
         """The sequence number that a reader with this filter starts at."""
