@@ -6,14 +6,17 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
+from spendgate.settings import Settings
 from spendgate.streams.base import PartitionRef
+from spendgate.streams.endpoints import Endpoints
 from spendgate.streams.kafka import KafkaStream
 
 # The binary answers within milliseconds; a loaded machine may take longer.
@@ -89,6 +92,11 @@ class WheelBroker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+
+
+def kafka_endpoints(properties: Mapping[str, Any], timeout: float = _TIMEOUT) -> Endpoints:
+    """Endpoints that know of Kafka alone."""
+    return Endpoints(Settings(stream_timeout=timeout), kafka=lambda: properties)
 
 
 class Bench:

@@ -34,7 +34,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     made = Settings(home=tmp_path_factory.mktemp("status"))
     try:
         start_services(made, airflow=False)
-        kafka = services.kafka_properties(made)
         hour_ago = utc_now() - timedelta(hours=1)
         bodies = [
             advertiser(hour_ago - timedelta(days=2)),
@@ -42,7 +41,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
             click(1, hour_ago),
             b"not json",
         ]
-        publish_lines(bodies, kafka, stream="ad-clicks", timeout=15)
+        publish_lines(bodies, services.endpoints(made), stream="ad-clicks")
         warehouse = Warehouse(services.warehouse_url(made))
         Pipeline(made, warehouse, services.endpoints(made)).run()
         warehouse.close()
@@ -135,9 +134,8 @@ def test_it_is_red_and_names_the_check_when_numbers_contradict_each_other(
 
 
 def test_it_says_what_each_stream_holds_that_is_not_read(settings: Settings, show: Show) -> None:
-    kafka = services.kafka_properties(settings)
     assert (fact(show(settings)[1], "ad-clicks"), fact(show(settings)[1], "ad-budgets")) == ("kafka", "kafka")
-    publish_lines([click(2, utc_now())], kafka, stream="ad-budgets", timeout=15)
+    publish_lines([click(2, utc_now())], services.endpoints(settings), stream="ad-budgets")
     well, out = show(settings)
     assert well, out
     (line,) = (line for line in out.splitlines() if " ad-budgets " in line)

@@ -192,9 +192,7 @@ def publish(
     settings = load_settings()
     source = sys.stdin.buffer if file == "-" else Path(file)
     with progress("publishing") as tick:
-        sent = publish_file(
-            source, services.kafka_properties(settings), stream=stream, timeout=settings.stream_timeout, progress=tick
-        )
+        sent = publish_file(source, services.endpoints(settings), stream=stream, progress=tick)
     say(f"Sent: {counted(sent)}")
 
 

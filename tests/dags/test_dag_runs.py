@@ -187,7 +187,7 @@ def ends(settings: Settings, other: str, tmp_path_factory: pytest.TempPathFactor
         click(3, NOW - timedelta(days=50)),
         b"not json",
     ]
-    publish_lines(bodies, services.kafka_properties(settings), stream="ad-clicks", timeout=15)
+    publish_lines(bodies, services.endpoints(settings), stream="ad-clicks")
     airflow_service.migrate_metadata(settings, headless=True)
     environment = airflow_service.environment(settings, headless=True)
     environment["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "ERROR"

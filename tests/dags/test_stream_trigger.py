@@ -31,8 +31,8 @@ from spendgate.settings import load_settings
 from spendgate.streams.publish_file import publish_lines
 
 def publish(*numbers):
-    kafka = services.kafka_properties(load_settings())
-    publish_lines([click(number, utc_now()) for number in numbers], kafka, stream="ad-clicks", timeout=15)
+    endpoints = services.endpoints(load_settings())
+    publish_lines([click(number, utc_now()) for number in numbers], endpoints, stream="ad-clicks")
 
 def follow():
     with adapter.open_pipeline() as pipeline:

@@ -247,7 +247,8 @@ class Lane:
         """Publish and run, file by file; returns what the model makes of the same."""
         enqueued_at = datetime.now(UTC)
         for number, (bodies, instant) in enumerate(zip(feed, as_of, strict=True)):
-            publish_file(write(self.folder / f"{number}.jsonl", bodies), self.kafka, stream=self.stream, timeout=20)
+            path = write(self.folder / f"{number}.jsonl", bodies)
+            publish_file(path, self.pipeline.endpoints, stream=self.stream)
             self.pipeline.run(instant)
         return modelled(feed, enqueued_at, as_of)
 

@@ -39,7 +39,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 
 def publish(settings: Settings, *bodies: bytes) -> None:
-    publish_lines(bodies, services.kafka_properties(settings), stream="ad-clicks", timeout=15)
+    publish_lines(bodies, services.endpoints(settings), stream="ad-clicks")
 
 
 def eventually(check: Callable[[], bool]) -> bool:

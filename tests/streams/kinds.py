@@ -16,6 +16,7 @@ from confluent_kafka import KafkaException, Producer, TopicPartition
 from pydantic import SecretStr
 from tests import kafka_server
 from tests.brokers import Bench, WheelBroker, free_port
+from tests.eventhubs.server import EventHubsServer, server_process
 from tests.streams import azure_storage
 
 from spendgate.clock import format_instant, utc_now
@@ -273,8 +274,72 @@ def create_again(bench: Bench, topic: str) -> None:
             return
 
 
+class EventHubKind(Kind):
+    """Event Hubs: a server in memory that keeps what it holds when it stops listening."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._server = EventHubsServer({"can-serve": 1})
+        self._elsewhere: dict[str, str] = {}
+        self._processes = ExitStack()
+
+    def start(self) -> None:
+        self._server.start()
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def close(self) -> None:
+        self._server.stop()
+        self._processes.close()
+
+    def make_stream(self) -> str:
+        name = f"test-{uuid.uuid4()}"
+        self._server.make_hub(name)
+        return name
+
+    def settings(self, stream: str) -> dict[str, Any]:
+        return {
+            "streams": (f"eventhub:{stream}",),
+            "flag_topic": "eventhub:can-serve",
+            "eventhub_connection": SecretStr(self._elsewhere.get(stream, self._server.connection_string)),
+            "stream_timeout": 8,
+        }
+
+    def put(self, stream: str, bodies: Sequence[bytes]) -> None:
+        self._server.put(stream, bodies)
+
+    def put_many(self, stream: str, count: int) -> None:
+        """On a server of their own, which doesn't share the reader's interpreter."""
+        path = self.folder / f"{stream}.jsonl"
+        with path.open("wb") as file:
+            file.writelines(body + b"\n" for body in many_clicks(count, _now()))
+        process = server_process("--hub", f"{stream}:1", "--load", f"{stream}={path}")
+        self._elsewhere[stream] = self._processes.enter_context(process)
+
+    def make_anew(self, stream: str, bodies: Sequence[bytes]) -> None:
+        self._server.delete_hub(stream)
+        self._server.make_hub(stream)
+        self.put(stream, bodies)
+
+    def nowhere_settings(self, stream: str) -> dict[str, Any]:
+        nowhere = self._server.connection_string.replace(str(self._server.port), str(free_port()))
+        return {**self.settings(stream), "eventhub_connection": SecretStr(nowhere)}
+
+    def refused_settings(self, stream: str) -> dict[str, Any]:
+        refused = self._server.connection_string.replace("Key=secret", "Key=hunter2")
+        return {**self.settings(stream), "eventhub_connection": SecretStr(refused)}
+
+    def lose(self, stream: str, first: int) -> list[int]:
+        self._server.trim(stream, first)
+        return list(range(first, 10))
+
+    def come_back(self, stream: str) -> None:
+        """Nothing: its memory outlived it."""
+
+
 def _now() -> str:
     return format_instant(utc_now())
 
 
-KINDS: list[type[Kind]] = [WheelBrokerKind, ApacheKafkaKind, FilesKind]
+KINDS: list[type[Kind]] = [WheelBrokerKind, ApacheKafkaKind, EventHubKind, FilesKind]

@@ -20,8 +20,8 @@ from spendgate.errors import (
     StreamUnavailableError,
     StreamUnknownError,
 )
-from spendgate.streams.base import PartitionRef
-from spendgate.streams.kafka import KafkaStream, place
+from spendgate.streams.base import PartitionRef, place
+from spendgate.streams.kafka import KafkaStream
 
 StartBroker = Callable[[], WheelBroker]
 

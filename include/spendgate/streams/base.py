@@ -6,10 +6,11 @@ A position is the text of the next thing to read; only the stream that made it c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,3 +134,44 @@ class FlagSink(Protocol):
             StreamUnavailableError: not all were acknowledged; those that were can't be told from the others.
             StreamUnknownError, StreamAccessError, ConfigurationError
         """
+
+
+class MessageWriter(Protocol):
+    """Sends messages to existing streams of one kind; a context manager. Any failure discards what isn't sent yet."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def require(self, streams: Iterable[str], /) -> None:
+        """Make sure that the streams exist.
+
+        Raises:
+            StreamUnknownError, StreamUnavailableError, StreamAccessError
+        """
+
+    def write(self, stream: str, messages: Iterable[tuple[bytes | None, bytes]], /) -> None:
+        """Take (key, value) pairs in, in order for each key, and send them sooner or later. Raises as `flush`."""
+
+    def flush(self) -> None:
+        """Return when everything that was taken in is acknowledged.
+
+        Raises:
+            StreamUnavailableError, StreamUnknownError, StreamAccessError
+            PermanentError: a message is larger than the stream takes.
+        """
+
+
+def place(asked: int | None, first: int) -> tuple[int, tuple[str, str] | None]:
+    """Where a read begins that was asked to begin at `asked`, when `first` is the first that is available.
+
+    Returns:
+        (start, lost): lost is (asked, first) if retention removed what lay at `asked`, else None.
+    """
+    if asked is None:
+        return first, None
+    if asked < first:
+        return first, (str(asked), str(first))
+    return asked, None

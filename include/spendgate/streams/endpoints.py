@@ -9,7 +9,7 @@ from typing import Any
 
 from spendgate.errors import ConfigurationError, StreamUnknownError
 from spendgate.settings import Settings, StreamKind, split_stream
-from spendgate.streams.base import FlagSink, Stream
+from spendgate.streams.base import FlagSink, MessageWriter, Stream
 
 # Messages carry their keys and the table its own copy: one partition a core of a small cluster is plenty.
 FLAG_TOPIC_PARTITIONS = 3
@@ -50,6 +50,7 @@ class Endpoints:
             raise StreamUnknownError(f"{name} is none of SPENDGATE_STREAMS ({', '.join(self.settings.streams)}).")
         return {
             StreamKind.KAFKA: self._kafka_stream,
+            StreamKind.EVENTHUB: self._eventhub_stream,
             StreamKind.FILES: self._files_stream,
         }[kind](name)
 
@@ -68,17 +69,60 @@ class Endpoints:
         Raises:
             ConfigurationError: its kind isn't configured.
         """
-        _, topic = split_stream(self.settings.flag_topic)
+        kind, topic = split_stream(self.settings.flag_topic)
+        if kind is StreamKind.EVENTHUB:
+            from spendgate.streams.eventhub_sink import EventHubFlagSink
+
+            return EventHubFlagSink(topic, self._eventhub_options(), timeout=self.settings.stream_timeout)
         from spendgate.streams.flag_topic import KafkaFlagTopic
 
         return KafkaFlagTopic(
             topic, self.kafka(), partitions=FLAG_TOPIC_PARTITIONS, timeout=self.settings.stream_timeout
         )
 
+    def kind(self, stream: str) -> tuple[StreamKind, str]:
+        """The kind of a stream to write to, and its name there: as the settings say, or as `eventhub:NAME` does, or
+        else a Kafka topic.
+
+        Raises:
+            ConfigurationError: it has a kind that there isn't.
+        """
+        known = self.settings.stream_kinds.get(stream)
+        if known is not None:
+            return known, stream
+        try:
+            return split_stream(stream)
+        except ValueError as error:
+            raise ConfigurationError(f"{error}: correct the stream's name.") from error
+
+    def writer(self, kind: StreamKind) -> MessageWriter:
+        """What writes to streams of that kind.
+
+        Raises:
+            ConfigurationError: it isn't configured, or nothing can be written to it from here.
+        """
+        if kind is StreamKind.FILES:
+            raise ConfigurationError(
+                "Nothing is sent to a stream of files: put the file itself into the stream's folder under "
+                "SPENDGATE_FILES_URL."
+            )
+        if kind is StreamKind.EVENTHUB:
+            from spendgate.streams.eventhub_sink import EventHubWriter
+
+            return EventHubWriter(self._eventhub_options(), timeout=self.settings.stream_timeout)
+        from spendgate.streams.kafka_producer import KafkaWriter
+
+        return KafkaWriter(self.kafka(), timeout=self.settings.stream_timeout)
+
     def _kafka_stream(self, name: str) -> Stream:
         from spendgate.streams.kafka import KafkaStream
 
         return KafkaStream(name, self.kafka(), group=self.settings.consumer_group, timeout=self.settings.stream_timeout)
+
+    def _eventhub_stream(self, name: str) -> Stream:
+        from spendgate.streams.eventhub import EventHubStream
+
+        return EventHubStream(name, self._eventhub_options(), timeout=self.settings.stream_timeout)
 
     def _files_stream(self, name: str) -> Stream:
         from spendgate.streams.files import FilesStream
@@ -92,3 +136,11 @@ class Endpoints:
             settle=timedelta(seconds=self.settings.files_settle_seconds),
             timeout=self.settings.stream_timeout,
         )
+
+    def _eventhub_options(self) -> Mapping[str, Any]:
+        if self.eventhub is None:
+            raise ConfigurationError(
+                "Set SPENDGATE_EVENTHUB_CONNECTION to a connection string, or SPENDGATE_EVENTHUB_NAMESPACE to the "
+                "host name of a namespace."
+            )
+        return self.eventhub

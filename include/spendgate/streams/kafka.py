@@ -37,7 +37,7 @@ from spendgate.errors import (
     StreamUnavailableError,
     StreamUnknownError,
 )
-from spendgate.streams.base import BoundedRead, PartitionRef, RecordBatch, StoredPositions
+from spendgate.streams.base import BoundedRead, PartitionRef, RecordBatch, StoredPositions, place
 from spendgate.streams.kafka_cluster import PASSING, Admin, Cluster
 
 log = logging.getLogger(__name__)
@@ -448,19 +448,6 @@ def confirm_incarnation(admin: Admin, partition: PartitionRef) -> None:
             f"Stream {partition.stream!r} has {len(topic.partitions)} partitions and no {partition.partition}: "
             "correct etl.StreamPosition."
         )
-
-
-def place(asked: int | None, low: int) -> tuple[int, tuple[str, str] | None]:
-    """Where a read begins that was asked to begin at `asked`, and what is lost before it.
-
-    Returns:
-        (start, lost): lost is (asked, low) if retention removed what lay at `asked`, else None.
-    """
-    if asked is None:
-        return low, None
-    if asked < low:
-        return low, (str(asked), str(low))
-    return asked, None
 
 
 def _parse_offset(partition: PartitionRef, position: str | None) -> int | None:

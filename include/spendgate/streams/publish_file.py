@@ -1,7 +1,7 @@
 """Sends JSON-lines events to their streams: what `./spendgate publish` does.
 
 The order of effects: (1) lines that don't come from a regular file are spooled to a temporary one, (2) every
-line is checked and the topics are looked up, (3) only then the first line is sent, (4) the call returns when
+line is checked and the streams are looked up, (3) only then the first line is sent, (4) the call returns when
 the broker has acknowledged the last one.
 """
 
@@ -11,15 +11,17 @@ import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, BinaryIO
 
 import msgspec
 
 from spendgate.errors import ConfigurationError
-from spendgate.streams.kafka_producer import KafkaWriter
+from spendgate.settings import StreamKind
+from spendgate.streams.base import MessageWriter
+from spendgate.streams.endpoints import Endpoints
 
 # Where each event type goes unless a stream is named (docs/data-contract.md).
 STREAM_OF_TYPE: Mapping[str, str] = {
@@ -60,10 +62,9 @@ _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 def publish_file(
     source: Path | BinaryIO,
-    properties: Mapping[str, Any],
+    endpoints: Endpoints,
     *,
     stream: str | None = None,
-    timeout: float,
     progress: Progress | None = None,
 ) -> dict[str, int]:
     """Send the lines of a file (or of an open one, such as standard input) to their streams.
@@ -77,33 +78,31 @@ def publish_file(
         The number of messages by stream.
 
     Raises:
-        ConfigurationError: no such file, or a line that can't be sent; nothing was sent.
+        ConfigurationError: no such file, a line that can't be sent, or a stream of files; nothing was sent.
         StreamUnknownError: one of the streams doesn't exist; nothing was sent.
         StreamUnavailableError, StreamAccessError: some of the lines may have been sent.
     """
     with _open(source) as (file, name):
-        return _publish(file, name, properties, stream, timeout, progress)
+        return _publish(file, name, endpoints, stream, progress)
 
 
 def publish_lines(
     lines: Iterable[bytes],
-    properties: Mapping[str, Any],
+    endpoints: Endpoints,
     *,
     stream: str | None = None,
-    timeout: float,
     progress: Progress | None = None,
 ) -> dict[str, int]:
     """As `publish_file`, for lines (without their newlines) that a program makes."""
     with _spool("the lines", lambda file: file.writelines(line + b"\n" for line in lines)) as file:
-        return _publish(file, "the lines", properties, stream, timeout, progress)
+        return _publish(file, "the lines", endpoints, stream, progress)
 
 
 def _publish(
     file: BinaryIO,
     name: str,
-    properties: Mapping[str, Any],
+    endpoints: Endpoints,
     stream: str | None,
-    timeout: float,
     progress: Progress | None,
 ) -> dict[str, int]:
     route: _Route = _route_by_type if stream is None else partial(_route_to, stream)
@@ -113,18 +112,47 @@ def _publish(
         counts.update({target: len(messages) for target, messages in routed.items()})
         total += size
     file.seek(0)
-    with KafkaWriter(properties, timeout=timeout) as writer:
-        writer.require(counts if stream is None else [stream])
+    with ExitStack() as opened:
+        writers = _Writers(endpoints, opened)
+        writers.require(counts if stream is None else [stream])
         sent = 0
         # Only as far as was checked: the file may have grown meanwhile.
         for routed, size in _routed_chunks(file, name, route, total):
             for target, messages in routed.items():
-                writer.write(target, messages)
+                writers.write(target, messages)
             sent += size
             if progress is not None:
                 progress(sent, total)
-        writer.flush()
+        writers.flush()
     return dict(counts)
+
+
+class _Writers:
+    """A writer for each kind that lines go to; `opened` closes them."""
+
+    def __init__(self, endpoints: Endpoints, opened: ExitStack) -> None:
+        self._endpoints = endpoints
+        self._opened = opened
+        self._by_kind: dict[StreamKind, MessageWriter] = {}
+
+    def require(self, streams: Iterable[str]) -> None:
+        for stream in streams:
+            writer, name = self._writer(stream)
+            writer.require([name])
+
+    def write(self, stream: str, messages: Iterable[tuple[bytes | None, bytes]]) -> None:
+        writer, name = self._writer(stream)
+        writer.write(name, messages)
+
+    def flush(self) -> None:
+        for writer in self._by_kind.values():
+            writer.flush()
+
+    def _writer(self, stream: str) -> tuple[MessageWriter, str]:
+        kind, name = self._endpoints.kind(stream)
+        if kind not in self._by_kind:
+            self._by_kind[kind] = self._opened.enter_context(self._endpoints.writer(kind))
+        return self._by_kind[kind], name
 
 
 def _route_by_type(lines: list[bytes]) -> _Routed:
