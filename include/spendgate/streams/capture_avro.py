@@ -50,7 +50,7 @@ def read_capture(source: Source, start: int) -> Iterator[Piece]:
     """
     file = ExactReader(source)
     if not (magic := file.take_up_to(len(_MAGIC))):
-        yield Piece([], [], [], 0)
+        yield Piece([], [], [], 0, 0)
         return
     if magic != _MAGIC:
         raise DamageError("is no Avro file")
@@ -65,8 +65,9 @@ def read_capture(source: Source, start: int) -> Iterator[Piece]:
         values, enqueued_ms = _decode(block, times)
         skipped = max(0, start - container.first)
         numbers = range(container.first, container.next)[skipped:]
-        yield Piece(values[skipped:], numbers, enqueued_ms[skipped:], container.next)
-    yield Piece([], [], [], container.next)
+        size = sum(len(value) for value in values if value is not None)
+        yield Piece(values[skipped:], numbers, enqueued_ms[skipped:], container.next, size)
+    yield Piece([], [], [], container.next, 0)
 
 
 class _Container:
