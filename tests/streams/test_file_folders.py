@@ -433,7 +433,7 @@ class Silent(AsyncFileSystem):
 
 def test_a_store_that_never_answers_is_given_up() -> None:
     began = time.monotonic()
-    with pytest.raises(StreamUnavailableError, match="can't be reached now .no answer in time"):
+    with pytest.raises(StreamUnavailableError, match="no answer in time"):
         StoreFolder(Silent(), "x", "silent://x", 0.5).look()
     assert time.monotonic() - began < 5
 
