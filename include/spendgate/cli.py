@@ -241,14 +241,15 @@ def bench(
     clicks: Annotated[int, typer.Option(min=1000, help="Clicks (spend: a day).")] = 1_000_000,
     days: Annotated[int, typer.Option(min=1, help="Days of history (spend only).")] = 30,
     tries: Annotated[int, typer.Option(min=1, help="Clicks that are waited for (freshness only).")] = 20,
+    stream: Annotated[str, typer.Option(help="kafka or files: what is read (ingest only).")] = "kafka",
 ) -> None:
     """Measure against limits of the same run, on services of its own in a temporary home.
 
-    Example: ./spendgate bench ingest --json
+    Example: ./spendgate bench ingest --stream files --json
     """
     from spendgate.bench import run_benchmark
 
-    run_benchmark(name, clicks=clicks, days=days, tries=tries, as_json=as_json)
+    run_benchmark(name, clicks=clicks, days=days, tries=tries, as_json=as_json, stream=stream)
 
 
 gaps = typer.Typer(help="Events that retention removed before they were read.")

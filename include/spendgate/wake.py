@@ -14,11 +14,11 @@ News that stay outstanding (a stream that can't be read, a run that was lost) do
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from spendgate.ingest import Intake
-from spendgate.streams.base import Stream
+from spendgate.streams.base import StoredPosition, Stream
 
 PATIENCE_SECONDS = 15.0
 REPEAT_SECONDS = 60.0
@@ -34,6 +34,32 @@ class News:
 
     position: str | None
     reach: str
+
+
+@dataclass(slots=True)
+class _StoredWhenAsked(Mapping[str, StoredPosition]):
+    """The stored positions of a stream, loaded when the first is asked for.
+
+    A folder without anything new asks for none, and of 100,000 files they are most of what a look costs.
+    """
+
+    intake: Intake
+    stream: str
+    _loaded: Mapping[str, StoredPosition] | None = None
+
+    def __getitem__(self, partition: str) -> StoredPosition:
+        return self._stored()[partition]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored())
+
+    def __len__(self) -> int:
+        return len(self._stored())
+
+    def _stored(self) -> Mapping[str, StoredPosition]:
+        if self._loaded is None:
+            self._loaded = self.intake.stored_positions(self.stream)
+        return self._loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +79,7 @@ class Lookout:
         """
         name = self.stream.name
         with self._mutex:
-            stored = self.intake.stored_positions(name)
+            stored = _StoredWhenAsked(self.intake, name)
             news = self.stream.news(stored)
         return {
             (name, partition): News(stored[partition].position if partition in stored else None, reach)

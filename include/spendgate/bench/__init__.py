@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from spendgate.bench.files import measure_files
 from spendgate.bench.freshness import measure_freshness
 from spendgate.bench.ingest import measure_ingest
 from spendgate.bench.spend import measure_spend
@@ -17,9 +18,11 @@ from spendgate.settings import Settings
 from spendgate.show import say, show_table, tell
 
 NAMES = ("freshness", "ingest", "spend")
+# What `ingest` reads, by kind of stream.
+INGEST = {"kafka": measure_ingest, "files": measure_files}
 
 
-def run_benchmark(name: str, *, clicks: int, days: int, tries: int, as_json: bool) -> None:
+def run_benchmark(name: str, *, clicks: int, days: int, tries: int, as_json: bool, stream: str = "kafka") -> None:
     """Run one benchmark in a temporary home and print its table, with `as_json` one JSON object at the end.
 
     Raises:
@@ -27,11 +30,13 @@ def run_benchmark(name: str, *, clicks: int, days: int, tries: int, as_json: boo
     """
     if name not in NAMES:
         raise ConfigurationError(f"There is no benchmark {name!r}; there are {', '.join(NAMES)}.")
+    if stream not in INGEST:
+        raise ConfigurationError(f"There is no benchmark of {stream}; there are {', '.join(INGEST)}.")
     with _services() as settings:
         if name == "freshness":
             figures, rows = measure_freshness(settings, tries)
         elif name == "ingest":
-            figures, rows = measure_ingest(settings, clicks)
+            figures, rows = INGEST[stream](settings, clicks)
         else:
             figures, rows = measure_spend(settings, clicks, days)
     show_table(["what", "seconds", "rate", "against"], rows, title=f"bench {name}")

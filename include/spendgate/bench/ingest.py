@@ -56,8 +56,8 @@ def measure_ingest(settings: Settings, clicks: int) -> tuple[Figures, Rows]:
 
     read = _measure_read(settings)
     decode, floor = _measure_decode_and_floor(settings, clicks)
-    one, memory = _measure_whole(settings, clicks, 1)
-    two, _ = _measure_whole(settings, clicks, 2)
+    one, memory = measure_whole(settings, clicks, 1)
+    two, _ = measure_whole(settings, clicks, 2)
     figures = {
         "events_per_s": clicks / one,
         "events_per_s_two": clicks / two,
@@ -192,7 +192,7 @@ def _peak_memory() -> float:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024
 
 
-def _measure_whole(settings: Settings, clicks: int, side_by_side: int) -> tuple[float, float]:
+def measure_whole(settings: Settings, clicks: int, side_by_side: int) -> tuple[float, float]:
     """Seconds from the topic to merged rows, and the greatest peak memory of a task's process in MB."""
     warehouse = fresh_warehouse(settings)
     context = multiprocessing.get_context("spawn")

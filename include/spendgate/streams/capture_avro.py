@@ -31,6 +31,7 @@ _SYNC_BYTES = 16
 _MOST_BLOCK_BYTES = 64 * 1024 * 1024
 _MOST_HEADER_BYTES = 1024 * 1024
 _LONGEST_LONG = 10
+_BODY_TYPES = frozenset({bytes, type(None)})
 
 # As .NET writes a time for Americans: `11/16/2016 4:44:11 PM`, month first. Later versions of it put another blank
 # before the half of the day.
@@ -50,7 +51,7 @@ def read_capture(source: Source, start: int) -> Iterator[Piece]:
     """
     file = ExactReader(source)
     if not (magic := file.take_up_to(len(_MAGIC))):
-        yield Piece([], [], [], 0)
+        yield Piece([], [], [], 0, 0)
         return
     if magic != _MAGIC:
         raise DamageError("is no Avro file")
@@ -60,13 +61,14 @@ def read_capture(source: Source, start: int) -> Iterator[Piece]:
     except Exception as error:  # fastavro's errors have nothing in common
         raise DamageError(f"has a schema that can't be read ({type(error).__name__})") from error
     _require_capture(blocks.writer_schema)
-    times: dict[str, int] = {}
+    times: dict[object, int] = {}
     for block in blocks:
         values, enqueued_ms = _decode(block, times)
         skipped = max(0, start - container.first)
         numbers = range(container.first, container.next)[skipped:]
-        yield Piece(values[skipped:], numbers, enqueued_ms[skipped:], container.next)
-    yield Piece([], [], [], container.next)
+        size = sum(len(value) for value in values if value is not None)
+        yield Piece(values[skipped:], numbers, enqueued_ms[skipped:], container.next, size)
+    yield Piece([], [], [], container.next, 0)
 
 
 class _Container:
@@ -117,23 +119,20 @@ class _Container:
         return False
 
 
-def _decode(block: Any, times: dict[str, int]) -> tuple[list[bytes | None], list[int]]:
+def _decode(block: Any, times: dict[object, int]) -> tuple[list[bytes | None], list[int]]:
     """Bodies and times (milliseconds since 1970, UTC) of a block; `times` are those that were read already."""
     try:
-        records = list(block)
+        pairs = [(record[BODY], record[ENQUEUED]) for record in block]
     except Exception as error:  # as above
         raise DamageError(f"has a block that can't be decoded ({type(error).__name__})") from error
     if block.bytes_.read(1):
         raise DamageError("has a block that holds more than its records")
-    values = [record[BODY] for record in records]
-    if not all(value is None or type(value) is bytes for value in values):
+    values = [value for value, _ in pairs]
+    if not {type(value) for value in values} <= _BODY_TYPES:
         raise DamageError(f"has a {BODY} that isn't bytes: it is no file of Event Hubs Capture")
-    enqueued_ms = []
-    for text in (record[ENQUEUED] for record in records):
-        if text not in times:
-            times[text] = _parse_time(text)
-        enqueued_ms.append(times[text])
-    return values, enqueued_ms
+    for text in {text for _, text in pairs} - times.keys():
+        times[text] = _parse_time(text)
+    return values, [times[text] for _, text in pairs]
 
 
 def _require_capture(schema: Any) -> None:

@@ -156,6 +156,8 @@ def _status(error: Exception) -> int | None:
 
 
 def _kind(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     status = _status(error)

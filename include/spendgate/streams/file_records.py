@@ -30,12 +30,14 @@ class Piece:
         numbers: of each record, its place in the file from 0; ascending, with holes where nothing is.
         enqueued_ms: milliseconds since 1970, UTC.
         next_number: where the next piece goes on.
+        size: bytes of the values, or a few more.
     """
 
     values: list[bytes | None]
     numbers: Sequence[int]
     enqueued_ms: list[int]
     next_number: int
+    size: int
 
 
 class ExactReader:

@@ -264,7 +264,7 @@ class _Held:
         self.values += piece.values
         self._numbers += piece.numbers
         self._enqueued_ms += piece.enqueued_ms
-        self.size += sum(len(value) for value in piece.values if value is not None)
+        self.size += piece.size
         self.next_number = piece.next_number
 
     def take(self, limit: int) -> RecordBatch:
@@ -272,6 +272,7 @@ class _Held:
         values, self.values = self.values[:limit], self.values[limit:]
         numbers, self._numbers = self._numbers[:limit], self._numbers[limit:]
         enqueued_ms, self._enqueued_ms = self._enqueued_ms[:limit], self._enqueued_ms[limit:]
+        # What is held over is less than a piece.
         self.size = sum(len(value) for value in self.values if value is not None)
         next_number = numbers[-1] + 1 if self.values else self.next_number
         return RecordBatch(values, list(map(str, numbers)), enqueued_ms, str(next_number))

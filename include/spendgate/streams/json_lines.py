@@ -43,22 +43,23 @@ def read_lines(chunks: Iterable[bytes], start: int, enqueued_ms: int) -> Iterato
     for chunk in chunks:
         if not number and not rest:
             _refuse_foreign(chunk)
-        lines = (rest + chunk).split(b"\n")
+        content = rest + chunk if rest else chunk
+        lines = content.split(b"\n")
         rest = lines.pop()
         if lines:
             _require_bounded(lines[0])
             if number + len(lines) > start:
-                yield _piece(lines, number, start, enqueued_ms)
+                yield _piece(lines, number, start, enqueued_ms, len(content))
             number += len(lines)
         _require_bounded(rest)
     if rest:
         if number >= start:
-            yield _piece([rest], number, start, enqueued_ms)
+            yield _piece([rest], number, start, enqueued_ms, len(rest))
         number += 1
-    yield Piece([], [], [], number)
+    yield Piece([], [], [], number, 0)
 
 
-def _piece(lines: list[bytes], number: int, start: int, enqueued_ms: int) -> Piece:
+def _piece(lines: list[bytes], number: int, start: int, enqueued_ms: int, size: int) -> Piece:
     numbers: Sequence[int] = range(number, number + len(lines))
     end = numbers[-1] + 1
     if not number:
@@ -68,7 +69,7 @@ def _piece(lines: list[bytes], number: int, start: int, enqueued_ms: int) -> Pie
     if b"" in lines or b"\r" in lines:
         numbers = [at for at, line in zip(numbers, lines, strict=True) if line not in (b"", b"\r")]
         lines = [line for line in lines if line not in (b"", b"\r")]
-    return Piece([*lines], numbers, [enqueued_ms] * len(lines), end)
+    return Piece([*lines], numbers, [enqueued_ms] * len(lines), end, size)
 
 
 def _require_bounded(line: bytes) -> None:
