@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
+from spendgate.errors import StreamUnknownError
 from spendgate.settings import Settings
 from spendgate.streams.base import PartitionRef
 from spendgate.streams.endpoints import Endpoints
@@ -30,6 +31,14 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def await_that(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait for what a broker does in its own time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.05)
 
 
 class WheelBroker:
@@ -112,8 +121,16 @@ class Bench:
         return name
 
     def create(self, name: str, partitions: int = 1, **config: str) -> None:
+        """Make a topic and wait until the broker knows it: Apache Kafka's controller does a moment earlier."""
         dotted = {key.replace("_", "."): value for key, value in config.items()}
         self.admin.create_topics([NewTopic(name, partitions, 1, config=dotted)])[name].result(_TIMEOUT)
+        await_that(lambda: self._knows(name))
+
+    def _knows(self, name: str) -> bool:
+        try:
+            return bool(self.stream(name).partitions())
+        except StreamUnknownError:
+            return False
 
     def grow(self, name: str, partitions: int) -> None:
         """Let the topic have so many partitions."""

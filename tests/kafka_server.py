@@ -174,7 +174,8 @@ class ApacheKafka:
         return self._directory / "server.log"
 
     def _format(self) -> None:
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # Its first byte is 0, so that it doesn't begin with a dash, which would make it an option.
+        cluster_id = base64.urlsafe_b64encode(bytes(1) + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         arguments = ["format", "--standalone", "--cluster-id", cluster_id, "--config", str(self._config)]
         done = subprocess.run(
             [*_command(), "kafka.tools.StorageTool", *arguments],

@@ -23,7 +23,7 @@ from confluent_kafka.admin import (
     UserScramCredentialUpsertion,
 )
 from tests import kafka_server
-from tests.brokers import Bench
+from tests.brokers import Bench, await_that
 from tests.certificates import Authority, Certified
 from tests.kafka_server import ApacheKafka
 
@@ -80,19 +80,29 @@ class Guarded:
             kind, name, ResourcePatternType.PREFIXED, f"User:{user}", "*", operation, AclPermissionType.ALLOW
         )
         self.bench.admin.create_acls([binding])[binding].result(10)
+        await_that(lambda: binding in self._rights(user))
 
     def forbid(self, user: str) -> None:
         """Take all that `user` may do away."""
-        everything = AclBindingFilter(
-            ResourceType.ANY,
-            None,
-            ResourcePatternType.ANY,
-            f"User:{user}",
-            None,
-            AclOperation.ANY,
-            AclPermissionType.ANY,
-        )
-        self.bench.admin.delete_acls([everything])[everything].result(10)
+        self.bench.admin.delete_acls([_everything_of(user)])[_everything_of(user)].result(10)
+        await_that(lambda: not self._rights(user))
+
+    def _rights(self, user: str) -> list[AclBinding]:
+        """As the broker knows them, which hears of a change a moment after the controller."""
+        found: list[AclBinding] = self.bench.admin.describe_acls(_everything_of(user)).result(10)
+        return found
+
+
+def _everything_of(user: str) -> AclBindingFilter:
+    return AclBindingFilter(
+        ResourceType.ANY,
+        None,
+        ResourcePatternType.ANY,
+        f"User:{user}",
+        None,
+        AclOperation.ANY,
+        AclPermissionType.ANY,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import pytest
 from confluent_kafka import Producer
-from tests.brokers import Bench
+from tests.brokers import Bench, await_that
 from tests.streams.conftest import NAMED_BROKER
 
 from spendgate.streams.kafka_producer import KafkaWriter
@@ -17,14 +16,6 @@ DAY_MS = 24 * 60 * 60 * 1000
 
 def numbered(count: int, start: int = 0) -> list[bytes | None]:
     return [b"%d" % number for number in range(start, start + count)]
-
-
-def await_that(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait for what the broker does in its own time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.2)
 
 
 # -- records of every kind
