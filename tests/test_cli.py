@@ -20,10 +20,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, select
 
-from spendgate.demo import start_services
 from spendgate.local import airflow, broker, postgres, services
 from spendgate.local.processes import LOCALHOST, Supervisor
 from spendgate.settings import ROOT, Settings
+from spendgate.start import start_services
 from spendgate.warehouse.engine import Warehouse
 from spendgate.warehouse.tables import RejectedEvent, StreamGap
 from tests.factories import DAY, NOW, Bench, advertiser, budget, click, stored
@@ -165,7 +165,7 @@ def test_the_version_is_told_at_once_and_makes_no_home(bare: CommandLine) -> Non
         ("rejected replay --reason late", 1, "There is no reason 'late'; there are not_json, "),
         ("rejected list --since yesterday", 1, "'yesterday' is not a time; write it like 2026-11-21T18:00:00Z"),
         ("rejected replay --until 2026-11-21T18:00:00", 1, "has no offset"),
-        ("bench nope", 1, "There is no benchmark 'nope'; there are ingest and spend"),
+        ("bench nope", 1, "There is no benchmark 'nope'; there are freshness, ingest, spend"),
         ("query SELECT --format nope", 1, "--format is table, csv or json, not 'nope'"),
         ("run --as-of tomorrow", 1, "'tomorrow' is not a time; write it like 2026-11-21T18:00:00Z"),
         ("run --as-of 2026-11-21T18:00:00", 1, "has no offset"),
@@ -202,7 +202,7 @@ def test_a_warehouse_url_that_is_none_is_named(bare: CommandLine) -> None:
     ids=lambda a: a[0],
 )
 def test_before_the_first_up_the_sentence_says_what_to_run(bare: CommandLine, arguments: list[str]) -> None:
-    done = bare(*arguments, stdin=b"{}")
+    done = bare(*arguments, stdin=b'{"event_type": "click", "advertiser_id": 1}')
     if arguments[0] == "publish":
         assert "run ./spendgate up" in last_line(done)
     else:

@@ -14,12 +14,12 @@ from sqlalchemy import delete, insert, update
 
 from spendgate import status
 from spendgate.clock import utc_now
-from spendgate.demo import start_services
 from spendgate.local import broker, postgres, services
 from spendgate.local.processes import Supervisor
 from spendgate.local.services import ServiceState
 from spendgate.pipeline import Pipeline
 from spendgate.settings import Settings
+from spendgate.start import start_services
 from spendgate.streams.publish_file import publish_lines
 from spendgate.warehouse.engine import Lock, Warehouse
 from spendgate.warehouse.tables import Batch, SpendSummary, StreamGap

@@ -121,8 +121,8 @@ def up(
 
     Example: ./spendgate up --no-airflow
     """
-    from spendgate.demo import start_services
     from spendgate.settings import load_settings
+    from spendgate.start import start_services
 
     start_services(load_settings(), airflow=airflow, schedule=schedule)
 

@@ -1,4 +1,4 @@
-"""`./spendgate demo` and `./spendgate up`: the whole job on this machine."""
+"""`./spendgate demo`: the whole job on this machine, on a day of sample events."""
 
 from __future__ import annotations
 
@@ -15,38 +15,16 @@ from spendgate.local import services
 from spendgate.local.sample import sample_events
 from spendgate.settings import Settings, StreamKind
 from spendgate.show import counted, progress, say, show_table, tell
-from spendgate.streams.kafka_producer import KafkaTopics, KafkaWriter
-from spendgate.warehouse import schema
+from spendgate.start import FOLLOWER, HOURLY, say_login, start_services
+from spendgate.streams.kafka_producer import KafkaWriter
 from spendgate.warehouse.engine import Warehouse
 from spendgate.warehouse.tables import Batch, RejectedEvent, ServingFlag
 
-DAGS = ("ingest_events", "build_spend")
-# Of use once everything is up and waits for events.
-FOLLOWER = "follow_streams"
 RUN_TIMEOUT_SECONDS = 900.0
 FIRST_RUN_SECONDS = 15.0
 AS_OF_TRIES = 3
 SHOWN_ADVERTISERS = 25
 _PUBLISH_CHUNK = 20_000
-
-
-def start_services(settings: Settings, *, airflow: bool = True, schedule: bool = False) -> None:
-    """Start what isn't up, migrate the warehouse, make the topics, and say where everything is."""
-    services.up(settings, airflow=airflow, report=tell)
-    warehouse = Warehouse(services.warehouse_url(settings))
-    schema.migrate(warehouse)
-    warehouse.close()
-    if settings.kafka_bootstrap is None and settings.uses(StreamKind.KAFKA):
-        kafka = services.kafka_properties(settings)
-        KafkaTopics(kafka, timeout=settings.stream_timeout).ensure_topics(
-            settings.streams_of(StreamKind.KAFKA), settings.topic_partitions
-        )
-    if airflow:
-        with airflow_service.client(settings) as client:
-            for dag_id in (*DAGS, FOLLOWER) if schedule else ():
-                client.wait_for_dag(dag_id)
-                client.unpause(dag_id)
-        _say_login(settings)
 
 
 def run_demo(settings: Settings, *, once: bool, clicks: int, seed: int) -> None:
@@ -66,12 +44,7 @@ def run_demo(settings: Settings, *, once: bool, clicks: int, seed: int) -> None:
         with airflow_service.client(settings) as client:
             client.unpause(FOLLOWER)
         say("Everything stays up and follows the streams; stop it with ./spendgate down.")
-        _say_login(settings)
-
-
-def _say_login(settings: Settings) -> None:
-    address, user, password = services.ui(settings)
-    say(f"Airflow's UI: {address}  user {user}  password {password}")
+        say_login(settings)
 
 
 def _publish_sample(settings: Settings, day: date, clicks: int, seed: int) -> None:
@@ -102,7 +75,7 @@ def _write(writer: KafkaWriter, queued: dict[str, list[tuple[bytes | None, bytes
 def _run_dags(settings: Settings, as_of: datetime) -> None:
     """Run both DAGs in Airflow."""
     with airflow_service.client(settings) as client:
-        for dag_id in DAGS:
+        for dag_id in HOURLY:
             client.wait_for_dag(dag_id)
         ingest = _first_scheduled_run(client, "ingest_events") or client.trigger("ingest_events", {})
         _await_run(client, "ingest_events", ingest)

@@ -18,10 +18,10 @@ from sqlalchemy import create_engine, text
 from tests.factories import advertiser, budget, click, flags_of
 
 from spendgate.clock import format_instant, utc_now
-from spendgate.demo import start_services
 from spendgate.local import airflow as airflow_service
 from spendgate.local import services
 from spendgate.settings import Settings
+from spendgate.start import start_services
 from spendgate.streams.publish_file import publish_lines
 from spendgate.warehouse import schema
 from spendgate.warehouse.engine import Warehouse

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from spendgate.demo import start_services
 from spendgate.local import airflow as airflow_service
 from spendgate.local import services
 from spendgate.settings import ROOT, Settings
+from spendgate.start import start_services
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -23,11 +23,11 @@ from tests import model
 from tests.brokers import WheelBroker
 from tests.factories import flags_of, read_topic, rejections_of, windows_of
 
-from spendgate.demo import start_services
 from spendgate.local import services
 from spendgate.local.sample import sample_events
 from spendgate.pipeline import Pipeline
 from spendgate.settings import ROOT, Settings
+from spendgate.start import start_services
 from spendgate.streams.endpoints import Endpoints
 from spendgate.streams.kafka_producer import KafkaTopics
 from spendgate.streams.publish_file import publish_file

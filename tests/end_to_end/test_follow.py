@@ -14,10 +14,10 @@ from sqlalchemy import func, select
 from tests.factories import advertiser, budget, click
 
 from spendgate.clock import utc_now
-from spendgate.demo import FOLLOWER, start_services
 from spendgate.local import airflow as airflow_service
 from spendgate.local import services
 from spendgate.settings import Settings
+from spendgate.start import FOLLOWER, start_services
 from spendgate.streams.publish_file import publish_lines
 from spendgate.warehouse.engine import Warehouse
 from spendgate.warehouse.tables import ClickEvent

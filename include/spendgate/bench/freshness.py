@@ -20,11 +20,11 @@ from confluent_kafka import Consumer, TopicPartition
 
 from spendgate.bench.ingest import Figures, Rows
 from spendgate.clock import format_instant, utc_now
-from spendgate.demo import start_services
 from spendgate.errors import ServiceError
 from spendgate.local import services
 from spendgate.settings import Settings
 from spendgate.show import tell
+from spendgate.start import start_services
 from spendgate.streams.kafka_producer import KafkaWriter
 
 FIRST_FLAGS_SECONDS = 120.0
