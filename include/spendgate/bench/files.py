@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ STREAM = "bench-clicks"
 # A third of the clicks in files of each: what people export, what they keep, what Event Hubs captures.
 ENDINGS = ("jsonl", "jsonl.gz", "avro")
 FILES_EACH = 2
+ROUNDS = 2
 
 _CAPTURE: dict[str, Any] = {
     "type": "record",
@@ -53,8 +55,13 @@ def measure_files(settings: Settings, clicks: int) -> tuple[Figures, Rows]:
     )
     tell(f"writing {clicks:,} clicks to files")
     write_files(root / STREAM, clicks)
-    bare = {ending: _timed(_read_bare, root, ending) for ending in ENDINGS}
-    ours = {ending: _timed(_read_ours, root, ending) for ending in ENDINGS}
+    bare: dict[str, tuple[int, float]] = {}
+    ours: dict[str, tuple[int, float]] = {}
+    for ending in ENDINGS:
+        # By turns, and the better of each: a machine that does something else besides does it to both.
+        rounds = [(_timed(_read_bare, root, ending), _timed(_read_ours, root, ending)) for _ in range(ROUNDS)]
+        bare[ending] = min((one for one, _ in rounds), key=itemgetter(1))
+        ours[ending] = min((one for _, one in rounds), key=itemgetter(1))
     for ending in ENDINGS:
         if bare[ending][0] != ours[ending][0]:
             raise PermanentError(f"The two ways to read {ending} disagree: the benchmark measured something else.")
