@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from spendgate.errors import StreamUnknownError
@@ -156,6 +156,19 @@ class Bench:
 
     def stream(self, topic: str, timeout: float = _TIMEOUT, **config: object) -> KafkaStream:
         return KafkaStream(topic, {**self.properties, **config}, group="test-group", timeout=timeout)
+
+    def committed(self, topic: str, group: str = "test-group", number: int = 0) -> int | None:
+        """The offset that the group has committed for a partition; waits until the broker takes groups' offsets.
+
+        A consumer asks: librdkafka's ListConsumerGroupOffsets crashes on a coordinator that isn't ready (its issue
+        5040).
+        """
+        consumer = Consumer({**self.properties, "group.id": group})
+        try:
+            (found,) = consumer.committed([TopicPartition(topic, number)], timeout=_TIMEOUT)
+        finally:
+            consumer.close()
+        return found.offset if found.offset >= 0 else None
 
     def partition(self, topic: str, number: int = 0) -> PartitionRef:
         return self.stream(topic).partitions()[number]

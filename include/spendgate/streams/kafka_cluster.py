@@ -51,7 +51,9 @@ _UNKNOWN = frozenset(
 PASSING = frozenset(
     {
         KafkaError._TRANSPORT,
-        KafkaError._DESTROY,  # the connection that an answer was awaited on is gone
+        # The connection that an answer was awaited on is gone.
+        KafkaError._DESTROY,
+        KafkaError._DESTROY_BROKER,
         KafkaError._ALL_BROKERS_DOWN,
         KafkaError._RESOLVE,
         KafkaError._TIMED_OUT,
