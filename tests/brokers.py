@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from spendgate.errors import StreamUnknownError
@@ -23,6 +23,8 @@ from spendgate.streams.kafka import KafkaStream
 # The binary answers within milliseconds; a loaded machine may take longer.
 _START_SECONDS = 20.0
 _TIMEOUT = 10.0
+# The first to ask for a group makes the topic that holds offsets.
+_COORDINATOR_COMING = (KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
 
 
 def free_port() -> int:
@@ -164,11 +166,19 @@ class Bench:
         5040).
         """
         consumer = Consumer({**self.properties, "group.id": group})
+        deadline = time.monotonic() + _TIMEOUT
         try:
-            (found,) = consumer.committed([TopicPartition(topic, number)], timeout=_TIMEOUT)
+            while True:
+                try:
+                    (found,) = consumer.committed([TopicPartition(topic, number)], timeout=_TIMEOUT)
+                except KafkaException as error:
+                    if error.args[0].code() not in _COORDINATOR_COMING or time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.1)
+                else:
+                    return found.offset if found.offset >= 0 else None
         finally:
             consumer.close()
-        return found.offset if found.offset >= 0 else None
 
     def partition(self, topic: str, number: int = 0) -> PartitionRef:
         return self.stream(topic).partitions()[number]
