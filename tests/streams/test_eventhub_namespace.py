@@ -28,8 +28,9 @@ from spendgate.errors import (
     StreamUnavailableError,
     StreamUnknownError,
 )
-from spendgate.settings import Settings
+from spendgate.settings import ROOT, Settings
 from spendgate.streams.eventhub import EventHubStream
+from spendgate.streams.eventhub_namespace import OPTIONS
 
 SECRET = "hunter2hunter2"
 KEYS = {"Root": "secret"}
@@ -124,6 +125,12 @@ def test_a_wrong_option_is_one_sentence_that_says_where_it_stands_and_keeps_secr
     assert told in str(raised.value)
     assert "\n" not in str(raised.value)
     assert SECRET not in str(raised.value)
+
+
+def test_every_option_is_on_the_page_on_streams() -> None:
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("streams*.md"))
+    # The first two are settings of their own.
+    assert [name for name in OPTIONS[2:] if f"`{name}`" not in pages] == []
 
 
 def test_making_a_stream_makes_no_connection_and_needs_no_server() -> None:

@@ -248,7 +248,9 @@ def explain(error: BaseException) -> Iterator[tuple[BaseException, str, int]]:
     The client hides what it was told behind `raise ... from None`.
     """
     behind: BaseException | None = error
-    while behind is not None:
+    seen: list[BaseException] = []
+    while behind is not None and behind not in seen:
+        seen.append(behind)
         condition = behind.condition if isinstance(behind, AMQPException) else b""
         status = behind.status_code if isinstance(behind, TokenAuthFailure) else 0
         yield behind, bytes(condition).decode(errors="replace"), status if isinstance(status, int) else 0
