@@ -34,8 +34,16 @@ def test_bench_ingest_of_files_gives_its_figures(capsys: pytest.CaptureFixture[s
     assert min(found.values()) > 0
 
 
+@pytest.mark.slow
+def test_bench_ingest_of_event_hubs_gives_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    run_benchmark("ingest", clicks=CLICKS, days=1, tries=1, as_json=True, stream="eventhub")
+    found = figures(capsys)
+    assert found.keys() >= {"events_per_s", "bare_read_per_s", "ratio_to_bare_read", "peak_task_mb"}
+    assert min(found.values()) > 0
+
+
 def test_an_unknown_kind_of_stream_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigurationError, match="kafka, files"):
+    with pytest.raises(ConfigurationError, match="kafka, eventhub, files"):
         run_benchmark("ingest", clicks=1, days=1, tries=1, as_json=False, stream="nope")
 
 

@@ -241,7 +241,7 @@ def bench(
     clicks: Annotated[int, typer.Option(min=1000, help="Clicks (spend: a day).")] = 1_000_000,
     days: Annotated[int, typer.Option(min=1, help="Days of history (spend only).")] = 30,
     tries: Annotated[int, typer.Option(min=1, help="Clicks that are waited for (freshness only).")] = 20,
-    stream: Annotated[str, typer.Option(help="kafka or files: what is read (ingest only).")] = "kafka",
+    stream: Annotated[str, typer.Option(help="kafka, eventhub or files: what is read (ingest only).")] = "kafka",
 ) -> None:
     """Measure against limits of the same run, on services of its own in a temporary home.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
+from tests.eventhubs.server import EventHubsServer
 from tests.factories import advertiser, budget, click, flags_of
 
 from spendgate.clock import format_instant, utc_now
@@ -116,7 +117,15 @@ def other(settings: Settings) -> str:
     return url.set(database="elsewhere").render_as_string(hide_password=False)
 
 
-def scenarios(settings: Settings, other: str) -> list[dict[str, Any]]:
+@pytest.fixture(scope="module")
+def hubs() -> Iterator[EventHubsServer]:
+    """Event Hubs, with two clicks on a hub."""
+    with EventHubsServer({"hub-clicks": 1, "hub-flags": 1}) as server:
+        server.put("hub-clicks", [click(4, HOUR_AGO, "1"), click(5, HOUR_AGO, "1")])
+        yield server
+
+
+def scenarios(settings: Settings, other: str, hubs: EventHubsServer) -> list[dict[str, Any]]:
     """What is run, in this order, all over the same topics."""
     kafka = services.kafka_properties(settings)["bootstrap.servers"]
     connection = other.replace("postgresql+psycopg", "postgres")
@@ -156,7 +165,27 @@ def scenarios(settings: Settings, other: str) -> list[dict[str, Any]]:
             "name": "warehouse connection of another type",
             "environment": {"AIRFLOW_CONN_SPENDGATE_WAREHOUSE": "mysql://me:hush@127.0.0.1:1/ads"},
         },
+        {
+            "name": "hub connection",
+            "as_of": format_instant(HOUR_AGO),
+            "environment": hub_environment({"password": hubs.connection_string}),
+        },
+        {"name": "hub connection to nowhere", "environment": hub_environment({"extra": {"transport": "amqp"}})},
+        {
+            "name": "hub connection with a wrong option",
+            "environment": hub_environment({"password": hubs.connection_string, "extra": {"transprt": "hush"}}),
+        },
     ]
+
+
+def hub_environment(connection: dict[str, Any]) -> dict[str, str]:
+    """Clicks come from a hub and flags go to one, both reached by Airflow's connection."""
+    return {
+        "SPENDGATE_STREAMS": "eventhub:hub-clicks",
+        "SPENDGATE_FLAG_TOPIC": "eventhub:hub-flags",
+        "SPENDGATE_EVENTHUB_CONNECTION": "a setting that the connection goes before",
+        "AIRFLOW_CONN_SPENDGATE_EVENTHUB": json.dumps({"conn_type": "generic", **connection}),
+    }
 
 
 def replays() -> list[dict[str, Any]]:
@@ -176,7 +205,9 @@ def replays() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def ends(settings: Settings, other: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def ends(
+    settings: Settings, other: str, hubs: EventHubsServer, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """How each run ended, by its scenario's name."""
     bodies = [
         advertiser(NOW - timedelta(days=5)),
@@ -195,7 +226,7 @@ def ends(settings: Settings, other: str, tmp_path_factory: pytest.TempPathFactor
     with log.open("w") as output:
         done = subprocess.run(
             [sys.executable, "-P", "-c", RUNS],
-            input=json.dumps(scenarios(settings, other)),
+            input=json.dumps(scenarios(settings, other, hubs)),
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -306,6 +337,13 @@ def test_airflows_connections_go_before_the_settings(ends: dict[str, Any], other
     assert ends["kafka connection to nowhere"]["error"] == "StreamUnavailableError"
 
 
+def test_hubs_are_read_and_written_by_airflows_connection(ends: dict[str, Any], hubs: EventHubsServer) -> None:
+    reports = ends["hub connection"]["reports"]
+    assert (reports["ingest_events"]["events"], reports["merge_events"]["inserted"]) == (2, 2)
+    assert reports["publish_flags"]["messages"] >= 1
+    assert set(hubs.partition("hub-flags").event_keys()) == {"1"}
+
+
 def test_a_connection_that_can_not_be_used_is_named_with_what_it_lacks(ends: dict[str, Any]) -> None:
     without = ends["kafka connection without servers"]
     assert without["error"] == "ConfigurationError"
@@ -314,3 +352,10 @@ def test_a_connection_that_can_not_be_used_is_named_with_what_it_lacks(ends: dic
     assert other_type["error"] == "ConfigurationError"
     assert "Connection spendgate_warehouse is of type mysql; make it mssql or postgres" in other_type["sentence"]
     assert "hush" not in other_type["sentence"]
+    without = ends["hub connection to nowhere"]
+    assert without["error"] == "ConfigurationError"
+    assert "Connection spendgate_eventhub has neither a password nor a host" in without["sentence"]
+    wrong = ends["hub connection with a wrong option"]
+    assert wrong["error"] == "ConfigurationError"
+    assert "transprt is none of" in wrong["sentence"]
+    assert "hush" not in wrong["sentence"]

@@ -15,14 +15,8 @@ from urllib.parse import quote_plus
 
 import pytest
 from tests.brokers import free_port
-from tests.eventhubs.bench import (
-    HUB,
-    HubBench,
-    leaving_no_thread,
-    make_certificate,
-    numbered,
-    taking_at_most,
-)
+from tests.certificates import Authority
+from tests.eventhubs.bench import HUB, HubBench, leaving_no_thread, numbered, taking_at_most
 from tests.eventhubs.connection import sign
 from tests.eventhubs.server import EventHubsServer
 from tests.eventhubs.store import RefusedError
@@ -34,8 +28,9 @@ from spendgate.errors import (
     StreamUnavailableError,
     StreamUnknownError,
 )
-from spendgate.settings import Settings
+from spendgate.settings import ROOT, Settings
 from spendgate.streams.eventhub import EventHubStream
+from spendgate.streams.eventhub_namespace import OPTIONS
 
 SECRET = "hunter2hunter2"
 KEYS = {"Root": "secret"}
@@ -55,20 +50,33 @@ def bench(server: EventHubsServer) -> HubBench:
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return make_certificate(tmp_path_factory.mktemp("tls"))
+def authority() -> Authority:
+    return Authority("Event Hubs of the tests")
+
+
+@pytest.fixture(scope="module")
+def trusted(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of the authority that vouches for the server."""
+    path = tmp_path_factory.mktemp("trusted") / "authority.pem"
+    path.write_text(authority.certificate)
+    return path
 
 
 @pytest.fixture
-def secure(certificate: tuple[Path, Path]) -> Iterator[EventHubsServer]:
-    with EventHubsServer({HUB: 2}, certificate=certificate) as server:
-        yield server
+def secure(authority: Authority, tmp_path: Path) -> Iterator[EventHubsServer]:
+    """A server with TLS."""
+    server = authority.certify("the server")
+    paths = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    paths[0].write_text(server.certificate)
+    paths[1].write_text(server.key)
+    with EventHubsServer({HUB: 2}, certificate=paths) as running:
+        yield running
 
 
-def through(server: EventHubsServer, certificate: tuple[Path, Path], **more: Any) -> dict[str, Any]:
+def through(server: EventHubsServer, trusted: Path, **more: Any) -> dict[str, Any]:
     """Options to reach a server with TLS on a port of its own."""
     address = f"sb://127.0.0.1:{server.port}"
-    return {"custom_endpoint_address": address, "connection_verify": str(certificate[0]), **more}
+    return {"custom_endpoint_address": address, "connection_verify": str(trusted), **more}
 
 
 # -- options
@@ -119,6 +127,12 @@ def test_a_wrong_option_is_one_sentence_that_says_where_it_stands_and_keeps_secr
     assert SECRET not in str(raised.value)
 
 
+def test_every_option_is_on_the_page_on_streams() -> None:
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("streams*.md"))
+    # The first two are settings of their own.
+    assert [name for name in OPTIONS[2:] if f"`{name}`" not in pages] == []
+
+
 def test_making_a_stream_makes_no_connection_and_needs_no_server() -> None:
     with taking_at_most(2):
         EventHubStream(HUB, {"connection_string": EMULATED.format(port=free_port())}, timeout=1)
@@ -133,9 +147,9 @@ def test_a_connection_string_of_this_hub_alone_will_do(server: EventHubsServer) 
 
 
 def test_a_server_with_tls_is_reached_at_another_address_by_a_certificate_we_are_told_to_trust(
-    secure: EventHubsServer, certificate: tuple[Path, Path]
+    secure: EventHubsServer, trusted: Path
 ) -> None:
-    bench = HubBench(secure, **through(secure, certificate, transport="amqp"))
+    bench = HubBench(secure, **through(secure, trusted, transport="amqp"))
     bench.put(numbered(3_000))
     secure.cut_each(1_000, times=2)
     assert bench.read() == (numbered(3_000), "3000")
@@ -143,34 +157,34 @@ def test_a_server_with_tls_is_reached_at_another_address_by_a_certificate_we_are
 
 @pytest.mark.parametrize("transport", ["amqp", "websocket"])
 def test_a_certificate_that_nobody_vouches_for_is_refused_with_the_reason(
-    secure: EventHubsServer, certificate: tuple[Path, Path], transport: str
+    secure: EventHubsServer, trusted: Path, transport: str
 ) -> None:
-    options = through(secure, certificate, transport=transport)
+    options = through(secure, trusted, transport=transport)
     del options["connection_verify"]
-    with leaving_no_thread(), taking_at_most(5), pytest.raises(StreamAccessError, match="self-signed certificate"):
+    with leaving_no_thread(), taking_at_most(5), pytest.raises(StreamAccessError, match="certificate isn't trusted"):
         HubBench(secure, **options).stream().partitions()
 
 
-def test_amqp_passes_through_websockets(secure: EventHubsServer, certificate: tuple[Path, Path]) -> None:
-    bench = HubBench(secure, **through(secure, certificate, transport="websocket"))
+def test_amqp_passes_through_websockets(secure: EventHubsServer, trusted: Path) -> None:
+    bench = HubBench(secure, **through(secure, trusted, transport="websocket"))
     bench.put(numbered(3_000))
     secure.cut_each(1_000, times=2)
     with leaving_no_thread():
         assert bench.read() == (numbered(3_000), "3000")
 
 
-def test_websockets_pass_through_a_proxy(secure: EventHubsServer, certificate: tuple[Path, Path]) -> None:
+def test_websockets_pass_through_a_proxy(secure: EventHubsServer, trusted: Path) -> None:
     with proxy() as (port, passed):
         way = {"proxy_hostname": "127.0.0.1", "proxy_port": port, "username": "me", "password": SECRET}
-        bench = HubBench(secure, **through(secure, certificate, http_proxy=way))
+        bench = HubBench(secure, **through(secure, trusted, http_proxy=way))
         bench.put(numbered(100))
         assert bench.read() == (numbered(100), "100")
     assert passed[0].startswith(f"CONNECT 127.0.0.1:{secure.port} HTTP/1.")
 
 
-def test_a_proxy_that_is_away_is_unavailable(secure: EventHubsServer, certificate: tuple[Path, Path]) -> None:
+def test_a_proxy_that_is_away_is_unavailable(secure: EventHubsServer, trusted: Path) -> None:
     way = {"proxy_hostname": "127.0.0.1", "proxy_port": free_port()}
-    bench = HubBench(secure, **through(secure, certificate, http_proxy=way))
+    bench = HubBench(secure, **through(secure, trusted, http_proxy=way))
     with taking_at_most(5), pytest.raises(StreamUnavailableError, match="gave no answer"):
         bench.stream(timeout=1).partitions()
 
@@ -229,13 +243,13 @@ def test_a_right_that_is_taken_away_in_mid_read_is_told(server: EventHubsServer,
 
 
 def test_azure_identity_signs_in_without_a_secret(
-    secure: EventHubsServer, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    secure: EventHubsServer, trusted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secure.tokens["a token"] = frozenset({"Listen"})
     with identity_endpoint("a token") as (url, asked):
         monkeypatch.setenv("IDENTITY_ENDPOINT", url)
         monkeypatch.setenv("IDENTITY_HEADER", "me")
-        options = through(secure, certificate, transport="amqp", managed_identity_client_id="client-7")
+        options = through(secure, trusted, transport="amqp", managed_identity_client_id="client-7")
         stream = EventHubStream(HUB, {"namespace": "ns.servicebus.windows.net", **options}, timeout=10)
         secure.put(HUB, [b"a", b"b"])
         with stream.read(stream.partitions()[0], None) as read:
@@ -245,23 +259,23 @@ def test_azure_identity_signs_in_without_a_secret(
 
 
 def test_an_identity_without_a_role_is_refused(
-    secure: EventHubsServer, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    secure: EventHubsServer, trusted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secure.tokens["a token"] = frozenset()
     with identity_endpoint("a token") as (url, _):
         monkeypatch.setenv("IDENTITY_ENDPOINT", url)
         monkeypatch.setenv("IDENTITY_HEADER", "me")
-        options = {"namespace": "ns.servicebus.windows.net", **through(secure, certificate, transport="amqp")}
+        options = {"namespace": "ns.servicebus.windows.net", **through(secure, trusted, transport="amqp")}
         with pytest.raises(StreamAccessError, match="Azure Event Hubs Data Receiver"):
             EventHubStream(HUB, options, timeout=10).partitions()
 
 
 def test_a_machine_without_an_identity_is_refused_and_told_so(
-    secure: EventHubsServer, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    secure: EventHubsServer, trusted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Of all that the identity tries, the one that needs no network.
     monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
-    options = {"namespace": "ns.servicebus.windows.net", **through(secure, certificate, transport="amqp")}
+    options = {"namespace": "ns.servicebus.windows.net", **through(secure, trusted, transport="amqp")}
     with taking_at_most(15), pytest.raises(StreamAccessError, match="Azure identity gives no token"):
         EventHubStream(HUB, options, timeout=10).partitions()
 
@@ -379,14 +393,12 @@ def test_a_server_that_accepts_and_says_no_more_is_unavailable_and_no_thread_sta
 
 
 @pytest.mark.parametrize("transport", ["amqp", "websocket"])
-def test_a_server_that_never_shakes_hands_is_unavailable_and_no_thread_stays(
-    certificate: tuple[Path, Path], transport: str
-) -> None:
+def test_a_server_that_never_shakes_hands_is_unavailable_and_no_thread_stays(trusted: Path, transport: str) -> None:
     with listener() as port, leaving_no_thread(), taking_at_most(8):
         options = {
             "connection_string": GOOD,
             "custom_endpoint_address": f"sb://127.0.0.1:{port}",
-            "connection_verify": str(certificate[0]),
+            "connection_verify": str(trusted),
             "transport": transport,
         }
         with pytest.raises(StreamUnavailableError, match="gave no answer about hub"):

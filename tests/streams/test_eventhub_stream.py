@@ -449,6 +449,24 @@ def test_a_read_that_is_given_up_ends_at_once_and_leaves_no_thread(bench: HubBen
         next(read.batches(10))
 
 
+def test_a_read_that_failed_goes_on_with_what_it_did_not_hand_out(server: EventHubsServer, bench: HubBench) -> None:
+    bench.put([b"%05d" % number + bytes(5_000) for number in range(8_000)])
+    with bench.stream(timeout=2).read(bench.partition(), None) as read:
+        taken: list[bytes | None] = []
+
+        def take() -> None:
+            for batch in read.batches(1_000):
+                taken.extend(batch.values)
+                server.stop()
+
+        with pytest.raises(StreamUnavailableError):
+            take()
+        server.start()
+        for batch in read.batches(1_000):
+            taken += batch.values
+    assert [int((value or b"")[:5]) for value in taken] == list(range(8_000))
+
+
 def test_there_is_nothing_to_commit(bench: HubBench) -> None:
     bench.put(numbered(10))
     with bench.stream().read(bench.partition(), None) as read:
@@ -497,6 +515,8 @@ def test_news_are_what_lies_past_the_stored_positions(bench: HubBench) -> None:
     assert stream.news({"0": StoredPosition(made, "10"), "1": StoredPosition(made, "2")}) == {"1": "3"}
     assert stream.news({"0": StoredPosition(made, "4"), "1": StoredPosition(made, "3")}) == {"0": "10"}
     assert stream.news({"0": StoredPosition(made, None), "1": StoredPosition("other", "3")}) == {"0": "10", "1": "3"}
+    with pytest.raises(PermanentError, match="is not a sequence number"):
+        stream.news({"0": StoredPosition(made, "x")})
     stream.close()
     stream.close()
 

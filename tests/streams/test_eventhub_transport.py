@@ -15,7 +15,7 @@ from tests.eventhubs.server import EventHubsServer
 from spendgate.streams import eventhub_reader
 from spendgate.streams.eventhub_management import Management
 from spendgate.streams.eventhub_namespace import Namespace
-from spendgate.streams.eventhub_transport import Receiver, Sender, Wires, keyed, partition_of
+from spendgate.streams.eventhub_transport import Message, Receiver, Sender, Wires, keyed, number_of, partition_of
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def wires() -> Wires:
     return Wires()
 
 
-def receive_all(receiver: Receiver, count: int) -> list[EventData]:
-    events: list[EventData] = []
+def receive_all(receiver: Receiver, count: int) -> list[Message]:
+    events: list[Message] = []
     wait_for(lambda: events.extend(receiver.receive()) or len(events) >= count)
     return events
 
@@ -45,7 +45,7 @@ def test_a_receiver_gives_events_in_order_from_its_position_on(
 ) -> None:
     server.put(HUB, [b"%d" % number for number in range(100)])
     receiver = Receiver(namespace.consumer(HUB, wires), "$Default", "0", 40, 10)
-    assert [event.sequence_number for event in receive_all(receiver, 60)] == list(range(40, 100))
+    assert [number_of(message) for message in receive_all(receiver, 60)] == list(range(40, 100))
     receiver.close()
 
 

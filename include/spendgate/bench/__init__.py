@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from spendgate.bench.eventhub import measure_eventhub
 from spendgate.bench.files import measure_files
 from spendgate.bench.freshness import measure_freshness
 from spendgate.bench.ingest import measure_ingest
@@ -19,7 +20,7 @@ from spendgate.show import say, show_table, tell
 
 NAMES = ("freshness", "ingest", "spend")
 # What `ingest` reads, by kind of stream.
-INGEST = {"kafka": measure_ingest, "files": measure_files}
+INGEST = {"kafka": measure_ingest, "eventhub": measure_eventhub, "files": measure_files}
 
 
 def run_benchmark(name: str, *, clicks: int, days: int, tries: int, as_json: bool, stream: str = "kafka") -> None:

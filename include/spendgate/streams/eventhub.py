@@ -14,7 +14,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from spendgate.errors import PermanentError, StreamUnavailableError
-from spendgate.streams.base import BoundedRead, PartitionRef, RecordBatch, StoredPositions, place
+from spendgate.streams.base import (
+    BoundedRead,
+    PartitionRef,
+    RecordBatch,
+    StoredPosition,
+    StoredPositions,
+    place,
+)
 from spendgate.streams.eventhub_management import Ends, Hub, Management, confirm_incarnation
 from spendgate.streams.eventhub_namespace import Namespace
 from spendgate.streams.eventhub_reader import Piece, Reader
@@ -72,7 +79,7 @@ class EventHubStream:
         says what it saw last. Raises as `partitions`.
         """
         if self._watch is None:
-            self._watch = _Watch(Management(self._namespace, self._name))
+            self._watch = _Watch(self._name, Management(self._namespace, self._name))
         try:
             return self._watch.news(stored)
         except BaseException:
@@ -95,7 +102,7 @@ class EventHubStream:
             PermanentError: the position isn't a sequence number, or lies past the partition's end. The latter is no
                 gap: the service lost events that it had given us, or is another one than it was.
         """
-        asked = _parse_number(partition, position)
+        asked = _parse_number(partition.stream, partition.partition, position)
         management = Management(self._namespace, self._name)
         read = EventHubRead(self._namespace, management, partition)
         try:
@@ -146,13 +153,23 @@ class EventHubRead:
         if limit < 1:
             raise ValueError("limit must be at least 1")
         while self._next < self._end:
-            if self._reader is None:
-                self._reader = Reader(self._namespace, self._listed, self._next, self._end)
-                self._reader.start()
+            yield self._next_batch(limit)
+        self.close()  # nothing more is read: why keep a connection
+
+    def _next_batch(self, limit: int) -> RecordBatch:
+        if self._reader is None:
+            self._reader = Reader(self._namespace, self._listed, self._next, self._end)
+            self._reader.start()
+        begun = self._next
+        try:
             batch, hole = self._collect(self._reader, limit)
             self._confirm(hole)
-            yield batch
-        self.close()  # nothing more is read: why keep a connection
+        except BaseException:
+            # What was collected isn't handed out: whoever asks for batches again begins with it.
+            self.close()
+            self._next = begun
+            raise
+        return batch
 
     def commit(self, position: str) -> None:
         """Nothing: Event Hubs keeps no positions of its readers, and we keep ours in the warehouse."""
@@ -222,7 +239,8 @@ class EventHubRead:
 class _Watch:
     """Looks at the ends of a hub's partitions again and again, over one connection."""
 
-    def __init__(self, management: Management) -> None:
+    def __init__(self, name: str, management: Management) -> None:
+        self._name = name
         self._management = management
         self._hub: Hub | None = None
         self._hub_asked = 0.0
@@ -231,17 +249,21 @@ class _Watch:
     def news(self, stored: StoredPositions) -> dict[str, str]:
         """As `EventHubStream.news`."""
         hub = self._look_at_hub()
-        known = [ident for ident in self._ends if ident in hub.partitions]
-        unknown = [ident for ident in hub.partitions if ident not in self._ends]
-        for ident in (unknown + known)[:_ANSWERS_PER_LOOK]:
+        seen = [ident for ident in self._ends if ident in hub.partitions]
+        unseen = [ident for ident in hub.partitions if ident not in self._ends]
+        for ident in (unseen + seen)[:_ANSWERS_PER_LOOK]:
             self._ends.pop(ident, None)
             self._ends[ident] = self._management.partition(ident)
-        found: dict[str, str] = {}
-        for ident in hub.partitions:
-            ends = self._ends.get(ident)
-            if ends is not None and ends.end > _next_to_read(stored, ident, hub, ends):
-                found[ident] = str(ends.end)
-        return found
+        return {
+            ident: str(self._ends[ident].end)
+            for ident in hub.partitions
+            if ident in self._ends and self._ends[ident].end > self._next_to_read(hub, ident, stored.get(ident))
+        }
+
+    def _next_to_read(self, hub: Hub, ident: str, known: StoredPosition | None) -> int:
+        position = known.position if known and known.incarnation == hub.incarnation else None
+        at = _parse_number(self._name, ident, position)
+        return self._ends[ident].first if at is None else at
 
     def close(self) -> None:
         self._management.close()
@@ -255,19 +277,12 @@ class _Watch:
         return self._hub
 
 
-def _next_to_read(stored: StoredPositions, ident: str, hub: Hub, ends: Ends) -> int:
-    known = stored.get(ident)
-    if known is None or known.position is None or known.incarnation != hub.incarnation:
-        return ends.first
-    return int(known.position)
-
-
-def _parse_number(partition: PartitionRef, position: str | None) -> int | None:
+def _parse_number(hub: str, partition: str, position: str | None) -> int | None:
     if position is None:
         return None
     if not (position.isascii() and position.isdigit()):
         raise PermanentError(
-            f"The stored position {position!r} of hub {partition.stream!r}, partition {partition.partition}, is not a "
-            "sequence number: correct it in etl.StreamPosition."
+            f"The stored position {position!r} of hub {hub!r}, partition {partition}, is not a sequence number: "
+            "correct it in etl.StreamPosition."
         )
     return int(position)

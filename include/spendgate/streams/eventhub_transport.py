@@ -6,8 +6,9 @@
    to both of them, and the event comes out damaged. `Wires` leaves that thread out: our links are never idle.
 3. Each request to the management node opens, signs in and closes a connection. `Wires` keeps one for all of them.
 4. `receive()` spins until a thread of its own, which stays behind asleep, has asked for the partitions; it never
-   raises, and after an error begins again at its first position. `Receiver` uses the consumer that `receive()` is
-   made of, which does one round at a time and raises.
+   raises, and after an error begins again at its first position. `Receiver` does by itself, one round at a time, what
+   `receive()` is made of, and takes the messages as they were decoded: 39,000/s of a core, where wrapping each as
+   EventData leaves 23,000.
 5. `send_batch()` sends a second time by itself after an error, also when the first may have arrived. `Sender` uses
    the producer that `send_batch()` is made of.
 
@@ -27,10 +28,9 @@ import certifi
 from azure.eventhub import EventData, EventDataBatch, EventHubConsumerClient, EventHubProducerClient
 from azure.eventhub._buffered_producer._partition_resolver import generate_hash_code
 from azure.eventhub._pyamqp.error import AMQPException, TokenAuthFailure, TokenExpired
+from azure.eventhub._pyamqp.message import Message as Message  # what a round of receiving gives
 from azure.eventhub._transport._pyamqp_transport import PyamqpTransport
 
-SEQUENCE_NUMBER = b"x-opt-sequence-number"
-ENQUEUED_MS = b"x-opt-enqueued-time"
 _PARTITION_KEY = b"x-opt-partition-key"
 
 # How long one operation on a socket may take. A round of receiving waits this long on a dry socket before it hands
@@ -145,29 +145,51 @@ class Receiver:
         self, client: EventHubConsumerClient, group: str, partition: str, position: int, prefetch: int
     ) -> None:
         self._prefetch = prefetch
-        self._events: list[EventData] = []
-        self._consumer = client._create_consumer(
-            group,
-            partition,
-            position,
-            cast(Any, self._events.extend),  # the stub says that it is given events one by one
-            event_position_inclusive=True,
-            prefetch=prefetch,
+        self._consumer: Any = client._create_consumer(
+            group, partition, position, lambda *_: None, event_position_inclusive=True, prefetch=prefetch
         )
 
-    def receive(self) -> list[EventData]:
+    def receive(self) -> list[Message]:
         """One round: what came, in order; nothing while the link is being opened or the partition is silent.
 
         Raises:
             Exception: the client's own.
         """
-        self._consumer.receive(batch=True, max_batch_size=self._prefetch)
-        taken = self._events.copy()
-        self._events.clear()
+        if self._consumer._open():
+            self._consumer._handler.do_work(batch=self._prefetch)
+        taken = list(self._consumer._message_buffer)
+        self._consumer._message_buffer.clear()
         return taken
 
     def close(self) -> None:
         self._consumer.close()
+
+
+def number_of(message: Message) -> int:
+    """The sequence number of an event."""
+    number: int = _annotations(message)[b"x-opt-sequence-number"]
+    return number
+
+
+def enqueued_ms_of(message: Message) -> int:
+    """When the service took an event, in milliseconds since 1970."""
+    stamp: int = _annotations(message)[b"x-opt-enqueued-time"]
+    return stamp
+
+
+def body_of(message: Message) -> bytes | None:
+    """The bytes of an event, however its producer wrapped them; None: it has no value (a tombstone)."""
+    if message.data:
+        return b"".join(cast("list[bytes]", message.data))
+    body = message.sequence or message.value
+    if body is None or isinstance(body, bytes):
+        return body
+    # A map, a list, a number: no event of ours, but something must show in the rejection.
+    return str(body).encode(errors="replace")
+
+
+def _annotations(message: Message) -> dict[bytes, Any]:
+    return cast("dict[bytes, Any]", message.message_annotations)
 
 
 class Sender:
@@ -226,7 +248,9 @@ def explain(error: BaseException) -> Iterator[tuple[BaseException, str, int]]:
     The client hides what it was told behind `raise ... from None`.
     """
     behind: BaseException | None = error
-    while behind is not None:
+    seen: list[BaseException] = []
+    while behind is not None and behind not in seen:
+        seen.append(behind)
         condition = behind.condition if isinstance(behind, AMQPException) else b""
         status = behind.status_code if isinstance(behind, TokenAuthFailure) else 0
         yield behind, bytes(condition).decode(errors="replace"), status if isinstance(status, int) else 0
