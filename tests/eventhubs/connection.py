@@ -104,6 +104,10 @@ class Link:
             if found is None:
                 break
             number, header, rest = found
+            if number in conn.server.mislaid:
+                conn.server.mislaid.remove(number)
+                self.next = number + 1
+                continue
             self.deliver(header + partition.metric() + rest if self.metric else header + rest)
             self.next = number + 1
             conn.server.count_delivery()
@@ -171,6 +175,12 @@ class Connection(asyncio.Protocol):
             for link in list(session.links.values()):
                 if isinstance(link.node, Partition):
                     link.pump()
+
+    def forget_readers(self) -> None:
+        for session in self.sessions.values():
+            for link in session.links.values():
+                if isinstance(link.node, Partition):
+                    link.node = None
 
     # -- bytes
 
@@ -331,7 +341,8 @@ class Connection(asyncio.Protocol):
         if link.group not in hub.groups:
             raise RefusedError("amqp:not-found", f"The messaging entity '{path}' could not be found.")
         filters = decode(source[7]) if len(source) > 7 else None
-        link.next = partition.find(next(iter(filters.values())) if filters else None)
+        asked = partition.find(next(iter(filters.values())) if filters else None)
+        link.next = max(asked - self.server.early, 0)
         link.epoch = (decode(args[13]) or {}).get("com.microsoft:epoch")
         link.metric = "com.microsoft:enable-receiver-runtime-metric" in (decode(args[12]) or ())
         self._make_room(link, [reader for reader in partition.readers if reader.group == link.group])

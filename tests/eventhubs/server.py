@@ -46,6 +46,8 @@ class EventHubsServer:
         refusal: raised in answer to every attach of a reader or sender, if set.
         frozen: connections are taken, and nothing is ever said.
         mute_acknowledgements: what is sent is stored, and not acknowledged.
+        early: how many events before the one asked for a reader is started at, which the service does at times.
+        mislaid: sequence numbers that are left out once.
     """
 
     def __init__(
@@ -67,6 +69,8 @@ class EventHubsServer:
         self.accepted = self.requests = 0
         self.refusal: RefusedError | None = None
         self.frozen = self.mute_acknowledgements = False
+        self.early = 0
+        self.mislaid: set[int] = set()
         self._opaque = opaque_offsets
         self._created = 0
         self._deliveries, self._cuts, self._each = 0, 0, 0
@@ -177,6 +181,13 @@ class EventHubsServer:
     @property
     def cuts_left(self) -> int:
         return self._cuts
+
+    def forget_readers(self, hub: str) -> None:
+        """Send nothing more over the links that are open, without a word."""
+        for partition in self.hubs[hub].partitions:
+            self._call(partition.readers.clear)
+            for connection in list(self.connections):
+                self._call(connection.forget_readers)
 
     def freeze(self) -> None:
         self.frozen = True

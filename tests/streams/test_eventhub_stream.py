@@ -348,7 +348,38 @@ def test_events_that_are_owed_and_never_come_fail_the_read_instead_of_being_pass
             next(batches)
 
 
+def test_an_event_that_is_left_out_once_is_fetched(server: EventHubsServer, bench: HubBench) -> None:
+    bench.put(numbered(100))
+    server.mislaid = {0, 40, 41, 99}
+    late = threading.Timer(0.5, bench.put, [numbered(1, start=100)])
+    late.start()
+    assert bench.read() == (numbered(100), "100")
+    late.join()
+
+
+@pytest.mark.parametrize("position", [None, "50", "99"])
+def test_events_before_the_position_that_come_all_the_same_are_dropped(
+    server: EventHubsServer, bench: HubBench, position: str | None
+) -> None:
+    bench.put(numbered(100))
+    server.early = 10
+    server.cut_each(60, times=1)
+    start = int(position or 0)
+    assert bench.read(position) == (numbered(100 - start, start=start), "100")
+
+
 # -- connections that break
+
+
+def test_a_link_that_falls_silent_is_opened_again(server: EventHubsServer, bench: HubBench) -> None:
+    bench.put([b"%05d" % number + bytes(5_000) for number in range(8_000)])
+    with bench.stream(timeout=6).read(bench.partition(), None) as read:
+        batches = read.batches(1_000)
+        taken = list(next(batches).values)
+        server.forget_readers(HUB)
+        for batch in batches:
+            taken += batch.values
+    assert [int((value or b"")[:5]) for value in taken] == list(range(8_000))
 
 
 def test_a_connection_cut_in_mid_read_is_made_again_where_it_broke(server: EventHubsServer, bench: HubBench) -> None:
