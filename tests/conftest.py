@@ -62,6 +62,34 @@ def server_url(request: pytest.FixtureRequest) -> URL:
     return url
 
 
+# Files that take longest, longest first: one that began last would keep the others waiting at the end.
+LONGEST = (
+    "streams/test_contract.py",
+    "end_to_end/test_acceptance.py",
+    "test_cli.py",
+    "dags/test_dag_runs.py",
+    "test_replay.py",
+    "test_pipeline.py",
+    "end_to_end/test_kill.py",
+    "local/test_airflow_service.py",
+    "local/test_launcher.py",
+    "end_to_end/test_demo.py",
+    "end_to_end/test_follow.py",
+    "test_bench.py",
+    "streams/test_eventhub_stream.py",
+    "streams/test_kafka_access.py",
+    "streams/test_kafka_stream.py",
+    "dags/test_stream_trigger.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order files by how long they take; within a file nothing moves."""
+    tests = Path(__file__).parent
+    rank = {tests / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that asks for `any_warehouse` runs on every engine that there is."""
     if "any_warehouse" in metafunc.fixturenames:

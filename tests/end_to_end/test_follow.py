@@ -99,8 +99,8 @@ def test_a_click_that_exhausts_a_budget_closes_the_gate_and_a_burst_becomes_few_
         time.sleep(0.1)
     assert eventually(lambda: stored_clicks(settings) == BURST)
     assert eventually(lambda: all(run["state"] == "success" for run in follower_runs(settings)))
-    # Four seconds of clicks; a run takes two or three, and there is none for each click.
-    assert 1 <= len(follower_runs(settings)) - before <= 5
+    # A run takes two or three seconds, on a busy machine more, and so does the burst: there is none for each click.
+    assert 1 <= len(follower_runs(settings)) - before <= BURST // 3
     (closed,) = published_flags(settings).values()
     assert (closed["can_serve"], closed["reason"], closed["spent_today"]) == (False, "exhausted", f"{BURST}.0000")
     assert {run["run_type"] for run in follower_runs(settings)} == {"asset_triggered"}
