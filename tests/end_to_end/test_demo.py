@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.brokers import free_port
 
 from spendgate.local import services
 from spendgate.local.processes import Supervisor
@@ -21,7 +22,13 @@ def test_demo_once_runs_both_dags_prints_the_flags_and_stops_everything(tmp_path
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "spendgate", "demo", "--once", "--clicks", "3000"],
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(root / "include"), "SPENDGATE_HOME": str(home)},
+            env={
+                "PATH": "/usr/bin:/bin",
+                "PYTHONPATH": str(root / "include"),
+                "SPENDGATE_HOME": str(home),
+                # Not the port that others try first: two homes that start at once would both find it free.
+                "SPENDGATE_UI_PORT": str(free_port()),
+            },
             capture_output=True,
             text=True,
             check=False,

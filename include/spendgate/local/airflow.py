@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from filelock import FileLock
 
 from spendgate.errors import ServiceError
@@ -163,7 +164,8 @@ def start(supervisor: Supervisor, settings: Settings, report: Callable[[str], No
 def health(supervisor: Supervisor, timeout: float = 3.0) -> dict[str, bool]:
     """Which components run and say that they are well, by a heartbeat since their start."""
     records = {name: supervisor.record(name) for name in COMPONENTS}
-    reported = _monitored(supervisor, timeout) if records[API_SERVER] else None
+    server = records[API_SERVER]
+    reported = _monitored(supervisor, timeout) if server and _listens(server.pid, supervisor) else None
     if reported is None:
         return dict.fromkeys(COMPONENTS, False)
     result = {API_SERVER: reported.get("metadatabase", {}).get("status") == "healthy"}
@@ -385,6 +387,18 @@ def _monitored(supervisor: Supervisor, timeout: float) -> dict[str, dict[str, st
     except (httpx.HTTPError, ValueError):
         return None
     return body if isinstance(body, dict) else None
+
+
+def _listens(pid: int, supervisor: Supervisor) -> bool:
+    """Whether our own API server has the port: of two homes that start at once both may have found it free."""
+    port = supervisor.remembered_port(API_SERVER)
+    try:
+        server = psutil.Process(pid)
+        family = [server, *server.children(recursive=True)]
+        sockets = [socket for process in family for socket in process.net_connections("tcp4")]
+    except psutil.Error:
+        return False
+    return any(socket.status == psutil.CONN_LISTEN and socket.laddr.port == port for socket in sockets)
 
 
 def _wait_until_healthy(supervisor: Supervisor) -> None:
