@@ -98,10 +98,10 @@ class Pipeline:
             StreamGapError: retention removed events that were never read, and nobody accepted that yet.
             TransientError, PermanentError: as the stream and the warehouse say.
         """
-        stream = self.endpoints.stream(part.stream)
         partitions = part.partitions
         if partitions is None:
-            partitions = stream.unread(self.intake(part.stream).stored_positions(part.stream))
+            stored = self.intake(part.stream).stored_positions(part.stream)
+            partitions = self.endpoints.stream(part.stream).unread(stored)
         reads, failures = self._read(partitions)
         _raise_first(failures)
         return total_intake(reads)
@@ -140,16 +140,20 @@ class Pipeline:
         return found, failures
 
     def _read(self, partitions: Sequence[PartitionRef]) -> tuple[list[dict[str, Any]], list[SpendGateError]]:
-        """Read every partition that can be read; what a broker or hub that is away has is left at the first try."""
+        """Read every partition that can be read; what a broker or hub that is away has is left at the first try.
+
+        One stream object for all partitions of a stream: to open an object store anew for each file is a login each.
+        """
+        streams = {name: self.endpoints.stream(name) for name in {partition.stream for partition in partitions}}
         reads: list[dict[str, Any]] = []
         failures: list[SpendGateError] = []
         away: set[str] = set()
         for partition in partitions:
             if partition.stream in away:
                 continue
-            stream = self.endpoints.stream(partition.stream)
             try:
-                reads.append(self.intake(partition.stream).read_partition(stream, partition).as_dict())
+                intake = self.intake(partition.stream)
+                reads.append(intake.read_partition(streams[partition.stream], partition).as_dict())
             except SpendGateError as error:
                 log.error("%s/%s can't be read: %s", partition.stream, partition.partition, error)
                 failures.append(error)
