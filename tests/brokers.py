@@ -139,6 +139,19 @@ class Bench:
         """Let the topic have so many partitions."""
         self.admin.create_partitions([NewPartitions(name, partitions)])[name].result(_TIMEOUT)
 
+    def create_again(self, name: str) -> None:
+        """Make a topic that was deleted; Apache Kafka needs a moment to forget the old one."""
+        deadline = time.monotonic() + _TIMEOUT
+        while True:
+            try:
+                self.create(name)
+            except KafkaException:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
+
     def delete(self, name: str) -> None:
         self.admin.delete_topics([name])[name].result(_TIMEOUT)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka import Producer, TopicPartition
 from pydantic import SecretStr
 from tests import kafka_server
 from tests.brokers import Bench, WheelBroker, free_port
@@ -97,6 +96,13 @@ class _Kafka(Kind):
     """What the two brokers share."""
 
     bootstrap: str
+    _broker: WheelBroker | kafka_server.ApacheKafka
+
+    def start(self) -> None:
+        self._broker.start()
+
+    def stop(self) -> None:
+        self._broker.kill()
 
     @property
     def bench(self) -> Bench:
@@ -120,8 +126,9 @@ class _Kafka(Kind):
         assert producer.flush(60) == 0
 
     def make_anew(self, stream: str, bodies: Sequence[bytes]) -> None:
-        self.bench.delete(stream)
-        create_again(self.bench, stream)
+        bench = self.bench
+        bench.delete(stream)
+        bench.create_again(stream)
         self.put(stream, bodies)
 
     def nowhere_settings(self, stream: str) -> dict[str, Any]:
@@ -137,12 +144,6 @@ class WheelBrokerKind(_Kafka):
         super().__init__(folder)
         self._broker = WheelBroker()
         self.bootstrap = self._broker.bootstrap
-
-    def start(self) -> None:
-        self._broker.start()
-
-    def stop(self) -> None:
-        self._broker.kill()
 
     def close(self) -> None:
         self._broker.kill()
@@ -164,12 +165,6 @@ class ApacheKafkaKind(_Kafka):
         }
         self._broker = kafka_server.ApacheKafka(properties, ("SASL_PLAINTEXT",))
         self.bootstrap = self._broker.bootstrap
-
-    def start(self) -> None:
-        self._broker.start()
-
-    def stop(self) -> None:
-        self._broker.kill()
 
     def close(self) -> None:
         self._broker.close()
@@ -258,20 +253,6 @@ class FilesKind(Kind):
         with passing.open("wb") as file:
             file.writelines(body + b"\n" for body in bodies)
         passing.rename(self._root / stream / name)
-
-
-def create_again(bench: Bench, topic: str) -> None:
-    """Apache Kafka needs a moment to forget a topic that was deleted."""
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            bench.create(topic)
-        except KafkaException:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-        else:
-            return
 
 
 class EventHubKind(Kind):

@@ -44,7 +44,7 @@ def test_a_topic_made_again_has_another_incarnation(bench: Bench) -> None:
     topic = bench.topic()
     before = bench.partition(topic)
     bench.delete(topic)
-    _create_again(bench, topic)
+    bench.create_again(topic)
     assert bench.partition(topic).incarnation != before.incarnation
 
 
@@ -52,7 +52,7 @@ def test_a_read_of_an_incarnation_that_is_gone_asks_for_another_run(bench: Bench
     topic = bench.topic()
     before = bench.partition(topic)
     bench.delete(topic)
-    _create_again(bench, topic)
+    bench.create_again(topic)
     with pytest.raises(StreamUnavailableError, match="made again"):
         _drain(bench.stream(topic), before, None)
 
@@ -391,7 +391,7 @@ def test_a_topic_made_again_in_mid_read_is_not_read_as_if_it_were_the_old_one(ap
         batches = read.batches(100)
         next(batches)
         apache.delete(topic)
-        _create_again(apache, topic)
+        apache.create_again(topic)
         apache.produce(topic, [b"new"] * 8_000)
         with pytest.raises(StreamUnavailableError, match="made again"):
             for _ in batches:
@@ -474,20 +474,6 @@ def _drain(stream: KafkaStream, partition: PartitionRef, position: str | None) -
     with stream.read(partition, position) as read:
         for _ in read.batches(1_000):
             pass
-
-
-def _create_again(bench: Bench, topic: str) -> None:
-    """Apache Kafka needs a moment to forget the old one."""
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            bench.create(topic)
-        except Exception:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-        else:
-            return
 
 
 def _transactional(bench: Bench) -> Producer:
