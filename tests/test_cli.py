@@ -12,9 +12,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -22,10 +21,11 @@ from sqlalchemy import insert, select
 
 from spendgate.local import airflow, broker, postgres, services
 from spendgate.local.processes import LOCALHOST, Supervisor
-from spendgate.settings import ROOT, Settings
+from spendgate.settings import ROOT
 from spendgate.start import start_services
 from spendgate.warehouse.engine import Warehouse
 from spendgate.warehouse.tables import RejectedEvent, StreamGap
+from tests.command_line import CommandLine
 from tests.factories import DAY, NOW, Bench, advertiser, budget, click, stored
 
 COMMANDS = (
@@ -34,31 +34,7 @@ COMMANDS = (
 )  # fmt: skip
 # Airflow isn't imported for it; a machine with other things to do takes its time all the same.
 VERSION_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class CommandLine:
-    """`./spendgate` without the launcher, in one home."""
-
-    home: Path
-    variables: dict[str, str] = field(default_factory=dict)
-
-    def __call__(self, *arguments: str, stdin: bytes = b"", **variables: str) -> subprocess.CompletedProcess[str]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SPENDGATE_")}
-        own = {"SPENDGATE_HOME": str(self.home), "PYTHONPATH": str(ROOT / "include"), "SPENDGATE_STREAM_TIMEOUT": "3"}
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "spendgate", *arguments],
-            cwd="/",
-            env={**inherited, **own, **self.variables, **variables},
-            input=stdin,
-            capture_output=True,
-            timeout=120,
-            check=False,
-        )
-        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
-
-    def settings(self) -> Settings:
-        return Settings(home=self.home)
+IMPATIENT = {"SPENDGATE_STREAM_TIMEOUT": "3"}
 
 
 def sentence(done: subprocess.CompletedProcess[str], status: int = 1) -> str:
@@ -83,7 +59,7 @@ def last_line(done: subprocess.CompletedProcess[str], status: int = 1) -> str:
 @pytest.fixture
 def bare(tmp_path: Path) -> Iterator[CommandLine]:
     """A home in which nothing was ever started."""
-    command_line = CommandLine(tmp_path / "bare home")
+    command_line = CommandLine(tmp_path / "bare home", IMPATIENT)
     yield command_line
     services.down(command_line.settings(), lambda _: None)
 
@@ -91,7 +67,7 @@ def bare(tmp_path: Path) -> Iterator[CommandLine]:
 @pytest.fixture(scope="module")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
     """A home with warehouse and broker up, which the tests share."""
-    command_line = CommandLine(tmp_path_factory.mktemp("cli") / "a home")
+    command_line = CommandLine(tmp_path_factory.mktemp("cli") / "a home", IMPATIENT)
     try:
         start_services(command_line.settings(), airflow=False)
         yield command_line
@@ -131,7 +107,7 @@ def test_every_commands_help_has_an_example(bare: CommandLine, command: str) -> 
 
 
 def test_help_names_every_command_and_so_does_no_argument_at_all(bare: CommandLine) -> None:
-    told, asked = bare(), bare("--help")
+    told, asked = bare(), bare.process("--help")
     assert (told.returncode, told.stdout, told.stderr) == (0, asked.stdout, "")
     assert set(re.findall(r"^  (\w+) ", asked.stdout.partition("Commands:")[2], re.MULTILINE)) == {
         command.split()[0] for command in COMMANDS
@@ -140,7 +116,7 @@ def test_help_names_every_command_and_so_does_no_argument_at_all(bare: CommandLi
 
 def test_the_version_is_told_at_once_and_makes_no_home(bare: CommandLine) -> None:
     began = time.monotonic()
-    done = bare("--version")
+    done = bare.process("--version")
     assert time.monotonic() - began < VERSION_SECONDS
     assert re.fullmatch(r"SpendGate \d+\.\d+\.\d+ \(Airflow 3\.\d+\.\d+\)\n", done.stdout)
     assert not bare.home.exists()
@@ -176,7 +152,7 @@ def test_what_is_typed_wrongly_is_one_sentence(bare: CommandLine, arguments: str
 
 
 def test_debug_shows_the_traceback_and_the_sentence(bare: CommandLine) -> None:
-    done = bare("query", "SELECT 1", "--debug")
+    done = bare.process("query", "SELECT 1", "--debug")
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")
     assert done.stderr.splitlines()[-1] == "The laptop's warehouse was never started here: run ./spendgate up."
@@ -269,7 +245,8 @@ def test_a_port_in_use_is_named_with_its_setting(bare: CommandLine, variable: st
 
 
 @pytest.mark.slow
-def test_a_ui_port_in_use_is_named_with_its_setting(cli: CommandLine) -> None:
+def test_a_ui_port_in_use_is_named_with_its_setting(cli: CommandLine, lend_metadata: Callable[[Path], Path]) -> None:
+    lend_metadata(cli.home)
     with socket.create_server((LOCALHOST, 0)) as server:
         port = server.getsockname()[1]
         done = cli("up", SPENDGATE_UI_PORT=str(port))
@@ -298,7 +275,7 @@ def hold_locks(cli: CommandLine) -> subprocess.Popen[bytes]:
 
 def test_a_run_waits_for_another_and_then_says_that_it_is_under_way(cli: CommandLine) -> None:
     with hold_locks(cli) as holder:
-        done = cli("run", SPENDGATE_LOCK_TIMEOUT="0.5")
+        done = cli.process("run", SPENDGATE_LOCK_TIMEOUT="0.5")
         holder.kill()
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
@@ -484,10 +461,10 @@ def test_status_names_every_service_and_where_it_is(cli: CommandLine) -> None:
 
 
 def test_up_again_changes_nothing_and_down_and_up_keeps_the_data(bare: CommandLine) -> None:
-    assert bare("up", "--no-airflow").returncode == 0
+    assert bare.process("up", "--no-airflow").returncode == 0
     revision = bare("query", "SELECT COUNT(*) AS hours FROM ads.TimeHierarchy", "--format", "csv")
     assert revision.returncode == 0
-    assert bare("down").stdout == ""
+    assert bare.process("down").stdout == ""
     assert Supervisor(bare.home).processes() == []
     assert bare("up", "--no-airflow").returncode == 0
     again = bare("query", "SELECT COUNT(*) AS hours FROM ads.TimeHierarchy", "--format", "csv")

@@ -517,7 +517,10 @@ def test_a_replay_that_is_always_in_the_way_ends_in_a_sentence(any_warehouse: Wa
 
 @dataclass
 class Steps:
-    """Counts what goes to the warehouse, and dies before the step with the number `fatal`."""
+    """Counts what the warehouse keeps, commits and bulk copies, and dies before the one with the number `fatal`.
+
+    Who dies at a statement before a commit leaves what he leaves at that commit: nothing of the transaction.
+    """
 
     warehouse: Warehouse
     fatal: int | None = None
@@ -531,14 +534,13 @@ class Steps:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Every statement, every commit and every bulk copy is a step."""
+        """Every commit and every bulk copy is a step."""
         engine, original = self.warehouse.engine, Warehouse.bulk_load
 
         def loading(warehouse: Warehouse, table: Table, rows: Any) -> int:
             self.step()
             return original(warehouse, table, rows)
 
-        event.listen(engine, "before_cursor_execute", self.step)
         event.listen(engine, "commit", self.step)
         try:
             with pytest.MonkeyPatch.context() as patch, suppress(KilledError):
@@ -546,7 +548,6 @@ class Steps:
                 yield
         finally:
             event.remove(engine, "commit", self.step)
-            event.remove(engine, "before_cursor_execute", self.step)
 
 
 MIXED = [
@@ -595,7 +596,7 @@ def test_killed_between_any_two_steps_and_run_again_it_ends_in_the_same_rows(
         assert {row.batch_id for table in (*STAGED, BatchPayload) for row in stored(any_warehouse, table)} <= known
         if steps.taken == fatal:
             break
-    assert fatal > 30, "there are more steps than that"
+    assert fatal >= {"replay": 22, "merge": 2}[dying], "there are more steps than that"
 
 
 def test_orphans_of_a_killed_replay_are_removed_and_marked_rows_stay(any_warehouse: Warehouse) -> None:

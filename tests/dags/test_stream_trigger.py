@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,8 +91,8 @@ print("TOLD " + json.dumps(told))
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    settings = Settings(home=tmp_path_factory.mktemp("trigger"))
+def told(tmp_path_factory: pytest.TempPathFactory, lend_metadata: Callable[[Path], Path]) -> Iterator[dict[str, Any]]:
+    settings = Settings(home=lend_metadata(tmp_path_factory.mktemp("trigger")))
     try:
         start_services(settings, airflow=False)
         airflow_service.migrate_metadata(settings, headless=True)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,12 +18,13 @@ import pytest
 from pydantic import SecretStr
 from tests import model
 from tests.brokers import WheelBroker
+from tests.command_line import CommandLine, Done
 from tests.factories import flags_of, read_topic, rejections_of, windows_of
 
 from spendgate.local import services
 from spendgate.local.sample import sample_events
 from spendgate.pipeline import Pipeline
-from spendgate.settings import ROOT, Settings
+from spendgate.settings import Settings
 from spendgate.start import start_services
 from spendgate.streams.endpoints import Endpoints
 from spendgate.streams.kafka_producer import KafkaTopics
@@ -109,32 +107,19 @@ def write(path: Path, bodies: Sequence[bytes]) -> Path:
 # --- By the command line -----------------------------------------------------------------------------------
 
 
+def succeeded(done: Done) -> str:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @dataclass(frozen=True)
-class CommandLine:
-    """`./spendgate` without the launcher, in one home."""
+class Tables:
+    """What an analyst's queries find."""
 
-    home: Path
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SPENDGATE_")}
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "spendgate", *arguments],
-            cwd="/",
-            env={**inherited, "SPENDGATE_HOME": str(self.home), "PYTHONPATH": str(ROOT / "include")},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def __call__(self, *arguments: str) -> str:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=180)
-        assert process.returncode == 0, out + err
-        return out
+    command_line: CommandLine
 
     def query(self, sql: str) -> list[dict[str, Any]]:
-        return list(json.loads(self("query", sql, "--format", "json")))
+        return list(json.loads(succeeded(self.command_line("query", sql, "--format", "json"))))
 
     def windows(self) -> dict[tuple[int, str, datetime], model.Window]:
         return {
@@ -177,12 +162,13 @@ def money(value: str | None) -> Decimal | None:
 
 
 @pytest.fixture
-def command_line(tmp_path: Path) -> Iterator[CommandLine]:
-    home = tmp_path / "a home"
+def command_line(tmp_path: Path, lend_metadata: Callable[[Path], Path]) -> Iterator[CommandLine]:
+    home = lend_metadata(tmp_path / "a home")
     settings = Settings(home=home)
     try:
         start_services(settings, airflow=False)
-        yield CommandLine(home)
+        # No stream but the one that everything goes to: a run takes half a second for each partition that it looks at.
+        yield CommandLine(home, {"SPENDGATE_STREAMS": "ad-clicks"})
     finally:
         services.down(settings, lambda _: None)
 
@@ -190,22 +176,23 @@ def command_line(tmp_path: Path) -> Iterator[CommandLine]:
 def test_three_files_one_run_after_another_and_then_two_runs_at_once_give_exactly_the_models_rows(
     command_line: CommandLine, events: Events, tmp_path: Path
 ) -> None:
-    truth = model.Model()
+    truth, tables = model.Model(), Tables(command_line)
     for number, (bodies, as_of) in enumerate(zip(events.pieces(), events.as_of, strict=True)):
         enqueued_at = datetime.now(UTC)
-        command_line("publish", str(write(tmp_path / f"{number}.jsonl", bodies)), "--stream", "ad-clicks")
-        said = command_line("run", "--as-of", as_of.isoformat())
-        assert f"Read {len(bodies):,} events from 6 partitions" in said
+        path = write(tmp_path / f"{number}.jsonl", bodies)
+        succeeded(command_line("publish", str(path), "--stream", "ad-clicks"))
+        said = succeeded(command_line.process("run", "--as-of", as_of.isoformat()))
+        assert f"Read {len(bodies):,} events from 2 partitions" in said
         truth.feed((body, enqueued_at) for body in bodies)
         truth.decide(as_of)
     assert "conflicting_duplicate" in truth.rejection_counts()
-    assert command_line.windows() == truth.summaries()
-    assert command_line.flags() == truth.flags
-    assert command_line.rejections() == truth.rejection_counts()
+    assert tables.windows() == truth.summaries()
+    assert tables.flags() == truth.flags
+    assert tables.rejections() == truth.rejection_counts()
 
     again, as_of = events.bodies, events.as_of[1]
     enqueued_at = datetime.now(UTC)
-    command_line("publish", str(write(tmp_path / "again.jsonl", again)), "--stream", "ad-clicks")
+    succeeded(command_line("publish", str(write(tmp_path / "again.jsonl", again)), "--stream", "ad-clicks"))
     both = [command_line.start("run", "--as-of", as_of.isoformat()) for _ in range(2)]
     outputs = [process.communicate(timeout=180) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
@@ -213,9 +200,9 @@ def test_three_files_one_run_after_another_and_then_two_runs_at_once_give_exactl
     assert len(waited) == 1, outputs
     truth.feed((body, enqueued_at) for body in again)
     truth.decide(as_of)
-    assert command_line.windows() == truth.summaries()
-    assert command_line.flags() == truth.flags
-    assert command_line.rejections() == truth.rejection_counts()
+    assert tables.windows() == truth.summaries()
+    assert tables.flags() == truth.flags
+    assert tables.rejections() == truth.rejection_counts()
 
 
 # --- In process, on topics and databases of their own ----------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ from spendgate.settings import Settings
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def test_demo_once_runs_both_dags_prints_the_flags_and_stops_everything(tmp_path: Path, root: Path) -> None:
-    home = tmp_path / "a home"
+def test_demo_once_runs_both_dags_prints_the_flags_and_stops_everything(
+    tmp_path: Path, root: Path, lend_metadata: Callable[[Path], Path]
+) -> None:
+    home = lend_metadata(tmp_path / "a home")
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "spendgate", "demo", "--once", "--clicks", "3000"],
@@ -26,6 +29,7 @@ def test_demo_once_runs_both_dags_prints_the_flags_and_stops_everything(tmp_path
                 "PATH": "/usr/bin:/bin",
                 "PYTHONPATH": str(root / "include"),
                 "SPENDGATE_HOME": str(home),
+                "SPENDGATE_TOPIC_PARTITIONS": "1",
                 # Not the port that others try first: two homes that start at once would both find it free.
                 "SPENDGATE_UI_PORT": str(free_port()),
             },

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from sqlalchemy import func, select
 from tests.brokers import free_port
 from tests.factories import advertiser, budget, click
+from tests.untraced import untraced
 
 from spendgate.clock import utc_now
 from spendgate.local import airflow as airflow_service
@@ -32,11 +36,13 @@ LONGEST_WAIT = 120.0
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def settings(tmp_path_factory: pytest.TempPathFactory, lend_metadata: Callable[[Path], Path]) -> Iterator[Settings]:
     # Not the port that others try first: two homes that start at once would both find it free.
-    made = Settings(home=tmp_path_factory.mktemp("follow"), ui_port=free_port())
+    environment = mock.patch.dict(os.environ, untraced(), clear=True)
+    made = Settings(home=lend_metadata(tmp_path_factory.mktemp("follow")), ui_port=free_port(), topic_partitions=1)
     try:
-        start_services(made, schedule=True)
+        with environment:
+            start_services(made, schedule=True)
         yield made
     finally:
         services.down(made, lambda _: None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from tests.factories import (
     rejected_bodies,
     windows_of,
 )
+from tests.untraced import untraced
 
 from spendgate.local.sample import SampleEvent, sample_events
 from spendgate.streams.kafka_producer import KafkaTopics, KafkaWriter
@@ -89,7 +89,7 @@ class Scenario:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.end_to_end.pipeline_process", json.dumps(options)],
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": f"{ROOT / 'include'}:{ROOT}"},
+            env=untraced() | {"PYTHONPATH": f"{ROOT / 'include'}:{ROOT}"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import ssl
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from typing import Any, Self
 from tests.eventhubs.amqp import DATA, binary, described
 from tests.eventhubs.connection import Connection
 from tests.eventhubs.store import Hub, Partition, RefusedError, now_ms
+from tests.untraced import untraced
 
 EVERYTHING = frozenset({"Listen", "Send", "Manage"})
 
@@ -238,7 +238,7 @@ class EventHubsServer:
 def server_process(*arguments: str) -> Iterator[str]:
     """A server as a process of its own, so that it shares no interpreter with its client: its connection string."""
     command = [sys.executable, "-m", "tests.eventhubs.server", "--key", "Root=secret", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment = {**untraced(), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

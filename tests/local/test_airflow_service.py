@@ -6,12 +6,14 @@ import os
 import signal
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+from tests.untraced import untraced
 
 from spendgate.errors import ServiceError
 from spendgate.local import airflow, postgres, services
@@ -45,8 +47,16 @@ def dags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_airflow_comes_up_runs_a_dag_heals_and_goes(
-    supervisor: Supervisor, settings: Settings, dags: Path, reported: list[str]
+    supervisor: Supervisor,
+    settings: Settings,
+    dags: Path,
+    reported: list[str],
+    lend_metadata: Callable[[Path], Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    lend_metadata(settings.home)
+    for name in os.environ.keys() - untraced().keys():
+        monkeypatch.delenv(name)
     services.up(settings, report=reported.append)
     assert all(state.healthy for state in services.states(settings)), services.states(settings)
 

@@ -85,6 +85,11 @@ def metadata_database(settings: Settings, *, headless: bool = False) -> Path:
     return settings.home / "airflow" / ("headless.db" if headless else "airflow.db")
 
 
+def blank_database(settings: Settings) -> Path:
+    """The SQLite file that new databases of this home, and of this version of Airflow, are copies of."""
+    return settings.home / "airflow" / f"blank-{_version()}.db"
+
+
 def password(home: Path) -> str:
     """The password of the UI's user."""
     stored = json.loads(read_or_create_secret(home, "airflow_passwords.json", _make_passwords))
@@ -119,7 +124,7 @@ def migrate_metadata(
             report("airflow: migrating the metadata database")
             _migrate_copy(settings, database, database)
         else:
-            blank = database.parent / f"blank-{_version()}.db"
+            blank = blank_database(settings)
             if not blank.exists():
                 report("airflow: making the metadata database")
                 _migrate_copy(settings, None, blank)
