@@ -166,8 +166,12 @@ def migrate() -> None:
     from spendgate.show import say
     from spendgate.warehouse import schema
     from spendgate.warehouse.engine import Warehouse
+    from spendgate.warehouse.row_versioning import turn_on_row_versioning
 
-    before, now = schema.migrate(Warehouse(services.warehouse_url(load_settings())))
+    warehouse = Warehouse(services.warehouse_url(load_settings()))
+    if advice := turn_on_row_versioning(warehouse):
+        say(advice)
+    before, now = schema.migrate(warehouse)
     say(f"The warehouse is at revision {now}" + (" already." if before == now else f" (was {before})."))
 
 
