@@ -1,4 +1,4 @@
-"""The schema's version: migrations up and down, views, and the check that a warehouse is up to date."""
+"""The schema's version: migrations up and down, what goes with them, and whether a warehouse is up to date."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.schema import CreateSchema
 
 from spendgate.errors import WarehouseOutdatedError
+from spendgate.warehouse.descriptions import write_descriptions
 from spendgate.warehouse.engine import Lock, Warehouse
+from spendgate.warehouse.roles import grant_roles
 from spendgate.warehouse.statements import SQL_ROOT, load_statement, statement_files
 from spendgate.warehouse.tables import SCHEMAS, WORK
 
@@ -19,7 +21,9 @@ VIEWS = ("SpendByDay", "SpendByWeek", "SpendByMonth", "CurrentServing")
 
 
 def migrate(warehouse: Warehouse, revision: str = "head") -> tuple[str | None, str | None]:
-    """Bring the schema to `revision` ("base": nothing) and make the views anew, all in one transaction.
+    """Bring the schema to `revision` ("base": nothing), all in one transaction.
+
+    What isn't versioned is brought up to date with the newest revision: views, descriptions, and on SQL Server roles.
 
     Returns the revisions before and after; None is an empty warehouse.
     """
@@ -37,6 +41,9 @@ def migrate(warehouse: Warehouse, revision: str = "head") -> tuple[str | None, s
         if _revision(connection) == _head():
             _create_views(connection, warehouse.dialect)
             _spare_work_tables(connection, warehouse.dialect)
+            write_descriptions(connection)
+            if warehouse.dialect == "mssql":
+                grant_roles(connection)
         return before, _revision(connection)
 
 
