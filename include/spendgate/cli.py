@@ -156,8 +156,15 @@ def status() -> None:
 
 
 @app.command()
-def migrate() -> None:
+def migrate(
+    to: Annotated[
+        str, typer.Option(metavar="REVISION", help="Go up or back to this revision; the newest unless told.")
+    ] = "head",
+) -> None:
     """Bring the warehouse to the newest schema.
+
+    Going back removes what later revisions added; the version that goes with the older one makes its views by its own
+    migrate.
 
     Example: ./spendgate migrate
     """
@@ -166,8 +173,12 @@ def migrate() -> None:
     from spendgate.show import say
     from spendgate.warehouse import schema
     from spendgate.warehouse.engine import Warehouse
+    from spendgate.warehouse.row_versioning import turn_on_row_versioning
 
-    before, now = schema.migrate(Warehouse(services.warehouse_url(load_settings())))
+    warehouse = Warehouse(services.warehouse_url(load_settings()))
+    if advice := turn_on_row_versioning(warehouse):
+        say(advice)
+    before, now = schema.migrate(warehouse, to)
     say(f"The warehouse is at revision {now}" + (" already." if before == now else f" (was {before})."))
 
 

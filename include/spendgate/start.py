@@ -9,6 +9,7 @@ from spendgate.show import say, tell
 from spendgate.streams.kafka_producer import KafkaTopics
 from spendgate.warehouse import schema
 from spendgate.warehouse.engine import Warehouse
+from spendgate.warehouse.row_versioning import turn_on_row_versioning
 
 HOURLY = ("ingest_events", "build_spend")
 # Of use once everything is up and waits for events.
@@ -19,6 +20,8 @@ def start_services(settings: Settings, *, airflow: bool = True, schedule: bool =
     """Start what isn't up, migrate the warehouse, make the topics, and say where everything is."""
     services.up(settings, airflow=airflow, report=tell)
     warehouse = Warehouse(services.warehouse_url(settings))
+    if advice := turn_on_row_versioning(warehouse):
+        say(advice)
     schema.migrate(warehouse)
     warehouse.close()
     if settings.kafka_bootstrap is None and settings.uses(StreamKind.KAFKA):

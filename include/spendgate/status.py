@@ -18,6 +18,7 @@ from spendgate.settings import Settings
 from spendgate.show import say, show_table
 from spendgate.spend import Spend
 from spendgate.warehouse.engine import Transaction, Warehouse
+from spendgate.warehouse.row_versioning import advise_row_versioning
 from spendgate.warehouse.schema import require_current
 from spendgate.warehouse.tables import Batch, ClickEvent, Outbox, RejectedEvent, ServingFlag, StreamGap, TouchedDay
 
@@ -42,6 +43,8 @@ def show_status(settings: Settings) -> bool:
         warehouse = Warehouse(services.warehouse_url(settings))
         try:
             require_current(warehouse)
+            if advice := advise_row_versioning(warehouse):
+                say(advice)
             well &= _show_streams(settings, warehouse)
             _show_freshness(warehouse)
             well &= _show_checks(warehouse)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import insert, inspect, select
+from sqlalchemy import insert, inspect, select, text
 
-from spendgate.errors import WarehouseOutdatedError
+from spendgate.errors import ConfigurationError, WarehouseOutdatedError
 from spendgate.warehouse import schema
 from spendgate.warehouse.engine import Warehouse
-from spendgate.warehouse.tables import METADATA, SCHEMAS, Batch, RejectedEvent
-from tests.factories import NOW
+from spendgate.warehouse.tables import METADATA, SCHEMAS, Batch, BudgetEvent, ClickEvent, RejectedEvent, SpendSummary
+from tests.factories import NOW, Bench, advertiser, budget, click, stored
 
 
 def stored_columns(warehouse: Warehouse) -> dict[str, dict[str, bool]]:
@@ -65,6 +65,36 @@ def test_down_leaves_no_table_and_up_brings_them_back(any_warehouse: Warehouse) 
     schema.migrate(any_warehouse)
     assert stored_columns(any_warehouse) == everything
     schema.require_current(any_warehouse)
+
+
+def test_one_step_back_and_forth_changes_no_row(any_warehouse: Warehouse) -> None:
+    bench = Bench(any_warehouse)
+    bench.build(advertiser(), budget(1), click(1), click(2, amount="0.0001"))
+    bench.decide()
+    everything = {table: stored(any_warehouse, table) for table in (ClickEvent, BudgetEvent, SpendSummary)}
+    newest, older = schema.migrate(any_warehouse, "0002")
+    assert older == "0002"
+    with pytest.raises(WarehouseOutdatedError):
+        schema.require_current(any_warehouse)
+    assert schema.migrate(any_warehouse) == (older, newest)
+    for table, rows in everything.items():
+        assert sorted(stored(any_warehouse, table)) == sorted(rows)
+    assert bench.build(click(3)).windows_updated
+
+
+def test_a_revision_that_is_not_there_is_refused_in_one_sentence(warehouse: Warehouse) -> None:
+    with pytest.raises(ConfigurationError, match="no revision '1'; there are 0001, 0002"):
+        schema.migrate(warehouse, "1")
+    schema.require_current(warehouse)
+
+
+def test_a_warehouse_of_a_newer_version_is_left_alone(warehouse: Warehouse) -> None:
+    with warehouse.transaction() as transaction:
+        transaction.run(text("UPDATE etl.schema_version SET version_num = '9999'"))
+    with pytest.raises(WarehouseOutdatedError, match="9999, which this version doesn't know"):
+        schema.migrate(warehouse)
+    with warehouse.transaction() as transaction:
+        transaction.select(f"SELECT * FROM ads.{schema.VIEWS[0]}")
 
 
 def test_what_was_read_before_events_could_be_replayed_counts_as_read(any_warehouse: Warehouse) -> None:

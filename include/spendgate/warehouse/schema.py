@@ -1,4 +1,4 @@
-"""The schema's version: migrations up and down, views, and the check that a warehouse is up to date."""
+"""The schema's version: migrations up and down, what goes with them, and whether a warehouse is up to date."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.schema import CreateSchema
 
-from spendgate.errors import WarehouseOutdatedError
+from spendgate.errors import ConfigurationError, WarehouseOutdatedError
+from spendgate.warehouse.descriptions import write_descriptions
 from spendgate.warehouse.engine import Lock, Warehouse
+from spendgate.warehouse.roles import grant_roles
 from spendgate.warehouse.statements import SQL_ROOT, load_statement, statement_files
 from spendgate.warehouse.tables import SCHEMAS, WORK
 
@@ -19,9 +21,15 @@ VIEWS = ("SpendByDay", "SpendByWeek", "SpendByMonth", "CurrentServing")
 
 
 def migrate(warehouse: Warehouse, revision: str = "head") -> tuple[str | None, str | None]:
-    """Bring the schema to `revision` ("base": nothing) and make the views anew, all in one transaction.
+    """Bring the schema up or down to `revision` ("base": nothing), all in one transaction.
 
+    What isn't versioned is brought up to date with the newest revision: views, descriptions, and on SQL Server roles.
     Returns the revisions before and after; None is an empty warehouse.
+
+    Raises:
+        ConfigurationError: there is no such revision.
+        WarehouseOutdatedError: the warehouse was made by a newer version.
+        TransientError, PermanentError: as the warehouse says.
     """
     with warehouse.transaction() as transaction:
         transaction.hold(Lock.MIGRATE)
@@ -29,15 +37,31 @@ def migrate(warehouse: Warehouse, revision: str = "head") -> tuple[str | None, s
         _create_schemas(connection)
         before = _revision(connection)
         _drop_views(connection)
-        config = _config(connection)
-        if revision == "base":
-            command.downgrade(config, revision)
-        else:
-            command.upgrade(config, revision)
+        _go(_config(connection), before, revision)
         if _revision(connection) == _head():
             _create_views(connection, warehouse.dialect)
             _spare_work_tables(connection, warehouse.dialect)
+            write_descriptions(connection)
+            if warehouse.dialect == "mssql":
+                grant_roles(connection)
         return before, _revision(connection)
+
+
+def _go(config: Config, before: str | None, revision: str) -> None:
+    """Up, or down if `revision` stands before the one that the warehouse is at."""
+    scripts = ScriptDirectory.from_config(config)
+    known = [script.revision for script in scripts.walk_revisions()]  # newest first
+    if before is not None and before not in known:
+        raise WarehouseOutdatedError(
+            f"The warehouse's schema is at revision {before}, which this version doesn't know: "
+            "run the version that made it."
+        )
+    if revision not in ("head", "base", *known):
+        raise ConfigurationError(f"There is no revision {revision!r}; there are {', '.join(reversed(known))}.")
+    if revision == "base" or (revision in known and before in known[: known.index(revision)]):
+        command.downgrade(config, revision)
+    else:
+        command.upgrade(config, revision)
 
 
 def require_current(warehouse: Warehouse) -> None:

@@ -5,10 +5,14 @@ it to lower case). There are no foreign keys on event tables: a check per row wo
 costs; `sql/checks/` says after every build what a foreign key would have said (docs/adr/0003).
 
 Work tables hold nothing between two transactions: they are emptied and filled inside one.
+
+Every table and column says here, once, what it is; `spendgate.warehouse.descriptions` writes it into the database,
+where tools show it, and docs/schema.md is made of it. What SQL Server clusters by and covers is in docs/adr/0009.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -59,9 +63,8 @@ class Instant(TypeDecorator[datetime]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if dialect.name == "mssql":
-            return dialect.type_descriptor(mssql.DATETIME2(3))
-        return dialect.type_descriptor(postgresql.TIMESTAMP(precision=3))
+        # As they are: a dialect's own descriptor of them drops the precision.
+        return mssql.DATETIME2(3) if dialect.name == "mssql" else postgresql.TIMESTAMP(precision=3)
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return None if value is None else to_stored(value)
@@ -85,63 +88,105 @@ def text_of(length: int) -> TypeEngine[str]:
     return Unicode(length).with_variant(mssql.NVARCHAR(length, collation="Latin1_General_100_BIN2"), "mssql")
 
 
-def _table(schema: str, name: str, *items: SchemaItem) -> Table:
-    return Table(quoted_name(name, quote=False), METADATA, *items, schema=schema)
+def _table(schema: str, name: str, comment: str, *items: SchemaItem) -> Table:
+    return Table(quoted_name(name, quote=False), METADATA, *items, schema=schema, comment=comment)
 
 
-def _column(name: str, kind: Kind, *, null: bool = False) -> Column[Any]:
-    return Column(name, kind, nullable=null, autoincrement=False)
+def _column(name: str, kind: Kind, comment: str, *, null: bool = False) -> Column[Any]:
+    return Column(name, kind, nullable=null, autoincrement=False, comment=comment)
 
 
-def _identity(name: str = "id") -> Column[Any]:
-    return Column(name, BigInteger, Identity(), primary_key=True)
+def _identity(comment: str) -> Column[Any]:
+    return Column("id", BigInteger, Identity(), comment=comment)
+
+
+def _only_on(dialect: str, index: Index) -> Index:
+    """An index that one engine has and the other hasn't."""
+    index.info["dialect"] = dialect
+    return index.ddl_if(dialect=dialect)
+
+
+def indexes_of(table: Table, dialect: str) -> list[Index]:
+    """The indexes that `table` has on an engine, by name; those of its constraints are none of them."""
+    there = (index for index in table.indexes if index.info.get("dialect", dialect) == dialect)
+    return sorted(there, key=lambda index: str(index.name))
+
+
+def _created() -> Column[Any]:
+    return _column("created_at", Instant, "When the row was written first (UTC).")
 
 
 def _stamps() -> tuple[Column[Any], Column[Any]]:
-    return _column("created_at", Instant), _column("updated_at", Instant)
+    return _created(), _column("updated_at", Instant, "When the row was changed last (UTC).")
+
+
+def _version() -> Column[Any]:
+    return _column("updated_at", Instant, "The event's own updated_at (UTC): of several versions the greatest wins.")
+
+
+def _event_stamps() -> tuple[Column[Any], Column[Any]]:
+    return _created(), _version()
+
+
+def _advertiser_id(what: str = "The advertiser.") -> Column[Any]:
+    return _column("advertiser_id", Integer, what)
+
+
+def _is_inferred() -> Column[Any]:
+    return _column(
+        "is_inferred", Flag, "1: made because an event spoke of it before its own event came; updated_at says when."
+    )
+
+
+def _partition_columns() -> tuple[Column[Any], ...]:
+    return (
+        _column("stream", text_of(249), "The stream's name, as in SPENDGATE_STREAMS."),
+        _column("partition_id", text_of(200), "The stream's partition; of a stream of files, the file."),
+        _column("epoch", Integer, "1, and one more each time the stream was made anew."),
+    )
 
 
 def _click_columns() -> tuple[Column[Any], ...]:
     return (
-        _column("click_id", Uuid),
-        _column("advertiser_id", Integer),
-        _column("ad_id", Integer),
-        _column("click_time", Instant),
-        _column("time_key", Instant),
-        _column("amount", Money),
-        _column("is_valid", Flag),
+        _column("click_id", Uuid, "The click's id, given by its producer."),
+        _advertiser_id("The advertiser who pays for the click."),
+        _column("ad_id", Integer, "The ad that was clicked."),
+        _column("click_time", Instant, "When the click was (UTC, floored to the millisecond)."),
+        _column("time_key", Instant, "Start of click_time's hour (UTC); joins to ads.TimeHierarchy."),
+        _column("amount", Money, "Price of the click: account currency, 4 decimal places."),
+        _column("is_valid", Flag, "1: the click counts as spend; 0: it was found to be invalid (fraud)."),
     )
 
 
 def _budget_columns() -> tuple[Column[Any], ...]:
     return (
-        _column("event_id", Uuid),
-        _column("advertiser_id", Integer),
-        _column("new_budget_value", Money),
-        _column("event_time", Instant),
-        _column("time_key", Instant),
-        _column("source", text_of(100)),
+        _column("event_id", Uuid, "The budget event's id, given by its producer."),
+        _advertiser_id("The advertiser whose budget it is."),
+        _column("new_budget_value", Money, "Daily budget from event_time on: account currency, 4 decimal places."),
+        _column("event_time", Instant, "From when on the budget holds (UTC, floored to the millisecond)."),
+        _column("time_key", Instant, "Start of event_time's hour (UTC); joins to ads.TimeHierarchy."),
+        _column("source", text_of(100), "Who set the budget, as its producer says; 'unknown' if it doesn't."),
     )
 
 
 def _advertiser_columns() -> tuple[Column[Any], ...]:
     return (
-        _column("advertiser_id", Integer),
-        _column("name", text_of(200)),
-        _column("industry", text_of(100), null=True),
-        _column("country", String(2), null=True),
-        _column("is_active", Flag),
+        _advertiser_id("The advertiser's id, given by its producer."),
+        _column("name", text_of(200), "Name; 'unknown' of an inferred advertiser."),
+        _column("industry", text_of(100), "Industry in the producer's words; NULL: not told.", null=True),
+        _column("country", String(2), "ISO 3166 alpha-2 code; NULL: not told.", null=True),
+        _column("is_active", Flag, "1: the advertiser may be served, if its budget allows."),
     )
 
 
 def _ad_columns() -> tuple[Column[Any], ...]:
     return (
-        _column("ad_id", Integer),
-        _column("advertiser_id", Integer),
-        _column("ad_title", text_of(300)),
-        _column("ad_format", text_of(50), null=True),
-        _column("product_link", text_of(2000), null=True),
-        _column("is_active", Flag),
+        _column("ad_id", Integer, "The ad's id, given by its producer."),
+        _advertiser_id("The advertiser whose ad it is; of an inferred ad, the smallest that a click gave it."),
+        _column("ad_title", text_of(300), "Title; 'unknown' of an inferred ad."),
+        _column("ad_format", text_of(50), "Format in the producer's words; NULL: not told.", null=True),
+        _column("product_link", text_of(2000), "http(s) URL that the ad leads to; NULL: not told.", null=True),
+        _column("is_active", Flag, "1: the ad is in use."),
     )
 
 
@@ -150,32 +195,35 @@ def _ad_columns() -> tuple[Column[Any], ...]:
 Advertiser = _table(
     "ads",
     "Advertiser",
+    "Advertisers, each in its newest version.",
     *_advertiser_columns(),
-    _column("is_inferred", Flag),
-    *_stamps(),
+    _is_inferred(),
+    *_event_stamps(),
     PrimaryKeyConstraint("advertiser_id", name="pk_advertiser"),
 )
 Ad = _table(
     "ads",
     "Ad",
+    "Ads, each in its newest version.",
     *_ad_columns(),
-    _column("is_inferred", Flag),
-    *_stamps(),
+    _is_inferred(),
+    *_event_stamps(),
     PrimaryKeyConstraint("ad_id", name="pk_ad"),
     Index("ix_ad_advertiser", "advertiser_id"),
 )
 AppUser = _table(
     "ads",
     "AppUser",
-    Column("id", Integer, Identity(), primary_key=True),
-    _column("first_name", text_of(100)),
-    _column("last_name", text_of(100)),
-    _column("email", text_of(320)),
-    _column("username", text_of(100)),
-    _column("password_hash", String(255)),
-    _column("advertiser_id", Integer, null=True),
-    _column("is_active", Flag),
-    _column("is_staff", Flag),
+    "People who may log in to the API.",
+    Column("id", Integer, Identity(), primary_key=True, comment="Number of the user."),
+    _column("first_name", text_of(100), "First name."),
+    _column("last_name", text_of(100), "Last name."),
+    _column("email", text_of(320), "E-mail address; may be used to log in."),
+    _column("username", text_of(100), "Name to log in with."),
+    _column("password_hash", String(255), "Salted hash of the password; never the password. Not for analysts."),
+    _column("advertiser_id", Integer, "The one advertiser that the user sees; NULL: see is_staff.", null=True),
+    _column("is_active", Flag, "1: the user may log in."),
+    _column("is_staff", Flag, "1: the user sees all advertisers."),
     *_stamps(),
     UniqueConstraint("email", name="uq_app_user_email"),
     UniqueConstraint("username", name="uq_app_user_username"),
@@ -183,17 +231,18 @@ AppUser = _table(
 TimeHierarchy = _table(
     "ads",
     "TimeHierarchy",
-    _column("time_key", Instant),
-    _column("date_key", Date),
-    _column("hour", SmallInteger),
-    _column("day", SmallInteger),
-    _column("week", SmallInteger),
-    _column("week_start", Date),  # Monday; a week number alone is ambiguous where a year begins
-    _column("month", SmallInteger),
-    _column("quarter", SmallInteger),
-    _column("year", SmallInteger),
-    _column("weekday_name", String(9)),
-    _column("is_active", Flag),
+    "Hours, and the days, weeks, months, quarters and years that they belong to (all UTC).",
+    _column("time_key", Instant, "Start of the hour (UTC)."),
+    _column("date_key", Date, "Day of the hour (UTC)."),
+    _column("hour", SmallInteger, "Hour of the day, 0 to 23."),
+    _column("day", SmallInteger, "Day of the month, 1 to 31."),
+    _column("week", SmallInteger, "ISO week, 1 to 53; ambiguous where a year begins: group by week_start."),
+    _column("week_start", Date, "Monday of the ISO week."),
+    _column("month", SmallInteger, "Month, 1 to 12."),
+    _column("quarter", SmallInteger, "Quarter, 1 to 4."),
+    _column("year", SmallInteger, "Year of the date, not of the ISO week."),
+    _column("weekday_name", String(9), "Monday to Sunday, in English."),
+    _column("is_active", Flag, "1; 0 is for hours that are to be left out of reports."),
     *_stamps(),
     PrimaryKeyConstraint("time_key", name="pk_time_hierarchy"),
     Index("ix_time_hierarchy_date", "date_key"),
@@ -201,50 +250,116 @@ TimeHierarchy = _table(
 ClickEvent = _table(
     "ads",
     "ClickEvent",
+    "Clicks, each in its newest version.",
     *_click_columns(),
-    *_stamps(),
-    PrimaryKeyConstraint("click_id", name="pk_click_event"),
-    # The rebuild of a touched (advertiser, day) reads its hours through this one.
-    Index("ix_click_event_advertiser_time", "advertiser_id", "time_key"),
+    *_event_stamps(),
+    PrimaryKeyConstraint("click_id", name="pk_click_event", mssql_clustered=False),
+    # The rebuild of a touched (advertiser, day) reads its hours through this one,
+    _only_on("postgresql", Index("ix_click_event_advertiser_time", "advertiser_id", "time_key")),
+    # on SQL Server as one range of the table itself.
+    _only_on(
+        "mssql",
+        Index("cx_click_event", "advertiser_id", "time_key", "click_id", unique=True, mssql_clustered=True),
+    ),
+    # For analysts, where the server has such indexes; without what is unique in every row and shrinks by nothing.
+    _only_on(
+        "mssql",
+        Index(
+            "ncci_click_event",
+            "advertiser_id",
+            "ad_id",
+            "click_time",
+            "time_key",
+            "amount",
+            "is_valid",
+            mssql_clustered=False,
+            mssql_columnstore=True,
+        ),
+    ),
 )
 BudgetEvent = _table(
     "ads",
     "BudgetEvent",
+    "Changes of daily budgets, each in its newest version.",
     *_budget_columns(),
-    *_stamps(),
-    PrimaryKeyConstraint("event_id", name="pk_budget_event"),
-    Index("ix_budget_event_advertiser_time", "advertiser_id", "event_time"),
+    *_event_stamps(),
+    PrimaryKeyConstraint("event_id", name="pk_budget_event", mssql_clustered=False),
+    _only_on("postgresql", Index("ix_budget_event_advertiser_time", "advertiser_id", "event_time")),
+    _only_on(
+        "mssql",
+        Index("cx_budget_event", "advertiser_id", "event_time", "event_id", unique=True, mssql_clustered=True),
+    ),
 )
+
+
+def _window_columns() -> tuple[Column[Any], ...]:
+    return (
+        _advertiser_id(),
+        _column("grain", String(4), "'hour' or 'day': always say which; a day holds its hours' sums."),
+        _column("window_start", Instant, "Start of the window (UTC), inclusive."),
+        _column("window_end", Instant, "End of the window (UTC), exclusive."),
+    )
+
+
+def _spend_columns() -> tuple[Column[Any], ...]:
+    return (
+        _column("click_count", Integer, "Clicks in the window, valid and invalid."),
+        _column("gross_spend", Money, "Sum of amount of valid clicks: account currency, 4 decimal places."),
+        _column("invalid_spend", Money, "Sum of amount of invalid clicks: account currency, 4 decimal places."),
+        _column("net_spend", Money, "What may be billed of gross_spend: account currency, 4 decimal places."),
+        _column(
+            "budget_at_time",
+            Money,
+            "Latest daily budget before window_end: account currency, 4 decimal places; NULL: none is known.",
+            null=True,
+        ),
+        _column("can_serve", Flag, "1: a budget is known, and the day's gross spend up to window_end is below it."),
+    )
+
+
 SpendSummary = _table(
     "ads",
     "SpendSummary",
-    _identity(),
-    _column("advertiser_id", Integer),
-    _column("grain", String(4)),
-    _column("window_start", Instant),
-    _column("window_end", Instant),
-    _column("click_count", Integer),
-    _column("gross_spend", Money),
-    _column("invalid_spend", Money),
-    _column("net_spend", Money),
-    _column("budget_at_time", Money, null=True),
-    _column("can_serve", Flag),
+    "Spend by advertiser and window: hours and days side by side.",
+    _identity("Number of the window's row; means nothing."),
+    *_window_columns(),
+    *_spend_columns(),
     *_stamps(),
-    # In this order the windows of one touched (advertiser, day) are one range of the index.
-    UniqueConstraint("advertiser_id", "window_start", "grain", name="uq_spend_summary_window"),
+    PrimaryKeyConstraint("id", mssql_clustered=False),
+    # In this order the windows of one touched (advertiser, day) are one range of the index, on SQL Server of the table.
+    UniqueConstraint("advertiser_id", "window_start", "grain", name="uq_spend_summary_window", mssql_clustered=True),
+    # All advertisers at one time: what every decision of the flags reads, and the views by date.
+    _only_on(
+        "mssql",
+        Index(
+            "ix_spend_summary_time",
+            "window_start",
+            "grain",
+            mssql_include=["window_end", "click_count", "gross_spend", "invalid_spend", "net_spend"],
+        ),
+    ),
 )
+
+
+def _flag_columns() -> tuple[Column[Any], ...]:
+    return (
+        _advertiser_id(),
+        _column("can_serve", Flag, "1: the advertiser's ads may be served; reason is 'ok'."),
+        _column("reason", String(20), "ok, exhausted, no_budget or inactive."),
+        _column("budget", Money, "Daily budget: account currency, 4 decimal places; NULL: none is known.", null=True),
+        _column("spent_today", Money, "Gross spend of the day: account currency, 4 decimal places."),
+        _column("remaining", Money, "What is left of the budget, not below 0: account currency, 4 decimal places."),
+    )
+
+
 ServingFlag = _table(
     "ads",
     "ServingFlag",
-    _column("advertiser_id", Integer),
-    _column("can_serve", Flag),
-    _column("reason", String(20)),
-    _column("budget", Money, null=True),
-    _column("spent_today", Money),
-    _column("remaining", Money),
-    _column("day", Date),
-    _column("as_of", Instant),
-    _column("version", BigInteger),
+    "Whether each advertiser may be served, as decided last.",
+    *_flag_columns(),
+    _column("day", Date, "Day (UTC) of as_of, which spent_today is of."),
+    _column("as_of", Instant, "The instant (UTC) that was decided for."),
+    _column("version", BigInteger, "1, and one more whenever can_serve or reason changes."),
     *_stamps(),
     PrimaryKeyConstraint("advertiser_id", name="pk_serving_flag"),
 )
@@ -252,43 +367,53 @@ ServingFlag = _table(
 # --- staging: what was read, batch by batch ----------------------------------------------------------
 
 
-def _staged(name: str, columns: tuple[Column[Any], ...]) -> Table:
+def _batch_columns() -> tuple[Column[Any], Column[Any]]:
+    return (
+        _column("batch_id", BigInteger, "The batch; rows whose batch isn't in etl.Batch count for nothing."),
+        _column("ordinal", Integer, "Place of the event in its batch, from 0."),
+    )
+
+
+def _staged(name: str, what: str, columns: tuple[Column[Any], ...]) -> Table:
     return _table(
         "staging",
         name,
-        _column("batch_id", BigInteger),
-        _column("ordinal", Integer),
+        f"{what} as they were read, batch by batch.",
+        *_batch_columns(),
         *columns,
-        _column("updated_at", Instant),
+        _version(),
         # Batches are appended in the order of their ids: a few pages of block range summaries find one.
         Index(f"ix_{name.lower()}_batch", "batch_id", postgresql_using="brin"),
     )
 
 
-StagedClick = _staged("StagedClick", _click_columns())
-StagedBudget = _staged("StagedBudget", _budget_columns())
-StagedAdvertiser = _staged("StagedAdvertiser", _advertiser_columns())
-StagedAd = _staged("StagedAd", _ad_columns())
+StagedClick = _staged("StagedClick", "Clicks", _click_columns())
+StagedBudget = _staged("StagedBudget", "Budget events", _budget_columns())
+StagedAdvertiser = _staged("StagedAdvertiser", "Advertisers", _advertiser_columns())
+StagedAd = _staged("StagedAd", "Ads", _ad_columns())
 STAGED = (StagedClick, StagedBudget, StagedAdvertiser, StagedAd)
 
 RejectedEvent = _table(
     "staging",
     "RejectedEvent",
-    _identity(),
-    _column("batch_id", BigInteger),
-    _column("ordinal", Integer),
-    _column("stream", text_of(249)),
-    _column("partition_id", text_of(200)),
-    _column("epoch", Integer),
-    _column("position", text_of(400)),
-    _column("enqueued_at", Instant),
-    _column("reason", String(30)),
-    _column("detail", text_of(500)),
-    _column("raw", Blob, null=True),
-    # The batch that the event waits in to be merged once more, and its place there; NULL: it isn't replayed.
-    _column("replay_batch_id", BigInteger, null=True),
-    _column("replay_ordinal", Integer, null=True),
+    "Messages that are no acceptable event, with their bytes and the reason. A row leaves only by being accepted.",
+    _identity("Number of the rejected event, as ./spendgate rejected shows it."),
+    *_batch_columns(),
+    *_partition_columns(),
+    _column("position", text_of(400), "Where the message stands in its partition."),
+    _column("enqueued_at", Instant, "When the broker says that it got the message (UTC)."),
+    _column("reason", String(30), "Why, as a code: docs/data-contract.md, rejections."),
+    _column("detail", text_of(500), "Why, as a sentence."),
+    _column("raw", Blob, "The message's bytes as they came; NULL: it had no value.", null=True),
+    _column(
+        "replay_batch_id",
+        BigInteger,
+        "The batch that the event waits in to be merged once more; NULL: it isn't being replayed.",
+        null=True,
+    ),
+    _column("replay_ordinal", Integer, "The event's place in that batch, from 0.", null=True),
     *_stamps(),
+    PrimaryKeyConstraint("id"),
     Index("ix_rejected_event_batch", "batch_id", "ordinal"),
     Index(
         "ix_rejected_event_replay",
@@ -299,87 +424,88 @@ RejectedEvent = _table(
         postgresql_where=text("replay_batch_id IS NOT NULL"),
     ),
 )
-# Every message of a batch as it came, compressed: a duplicate that turns out to be in conflict only when it
-# is merged is rejected with its bytes, and retention of the broker has no say in it.
+# A duplicate that turns out to be in conflict only when it is merged is rejected with its bytes, and retention of the
+# broker has no say in it.
 BatchPayload = _table(
     "staging",
     "BatchPayload",
-    _column("batch_id", BigInteger),
-    _column("content", Blob),
+    "Every message of a batch as it came, compressed.",
+    _column("batch_id", BigInteger, "The batch."),
+    _column("content", Blob, "Arrow stream, compressed with zstd: bytes, position and enqueue time of each message."),
     PrimaryKeyConstraint("batch_id", name="pk_batch_payload"),
 )
 
 # --- staging: work tables ----------------------------------------------------------------------------
 
 
-def _versions(name: str, columns: tuple[Column[Any], ...]) -> Table:
-    return _table(
-        "staging",
+def _work(name: str, comment: str, *columns: Column[Any]) -> Table:
+    return _table("staging", name, f"Work table of one transaction: {comment}", *columns)
+
+
+def _versions(name: str, what: str, columns: tuple[Column[Any], ...]) -> Table:
+    return _work(
         name,
+        f"all versions of {what} that have to be compared, in the order of arrival.",
         *columns,
-        _column("updated_at", Instant),
-        _column("arrival", BigInteger),  # 0: the stored version; then in the order of arrival
-        _column("batch_id", BigInteger, null=True),
-        _column("ordinal", Integer, null=True),
-        _column("standing", String(6)),  # held, passed, late, equal, clash: sql/merge/rank_*.sql
+        _version(),
+        _column("arrival", BigInteger, "0: the version that was stored; then 1, 2, ... in the order of arrival."),
+        _column("batch_id", BigInteger, "The batch that it came in; NULL: it was stored.", null=True),
+        _column("ordinal", Integer, "Its place in that batch, from 0; NULL: it was stored.", null=True),
+        _column(
+            "standing",
+            String(6),
+            "held (the one to keep), passed (held until a newer one came), late (older than what was held), equal "
+            "(a duplicate), clash (as new, with other content).",
+        ),
     )
 
 
-ContestedClick = _table("staging", "ContestedClick", _column("click_id", Uuid))
-ClickVersion = _versions("ClickVersion", _click_columns())
-BudgetVersion = _versions("BudgetVersion", _budget_columns())
-AdvertiserVersion = _versions("AdvertiserVersion", _advertiser_columns())
-AdVersion = _versions("AdVersion", _ad_columns())
-NewClickGroup = _table(
-    "staging",
+ContestedClick = _work(
+    "ContestedClick",
+    "clicks that came more than once, or are stored already.",
+    _column("click_id", Uuid, "The click."),
+)
+ClickVersion = _versions("ClickVersion", "clicks", _click_columns())
+BudgetVersion = _versions("BudgetVersion", "budget events", _budget_columns())
+AdvertiserVersion = _versions("AdvertiserVersion", "advertisers", _advertiser_columns())
+AdVersion = _versions("AdVersion", "ads", _ad_columns())
+NewClickGroup = _work(
     "NewClickGroup",
-    _column("advertiser_id", Integer),
-    _column("ad_id", Integer),
-    _column("date_key", Date),
+    "what the uncontested clicks touch.",
+    _advertiser_id(),
+    _column("ad_id", Integer, "The ad."),
+    _column("date_key", Date, "The day (UTC)."),
 )
-# (advertiser, instant) at which a budget came, changed or left: where touched days begin.
-TouchedBudget = _table("staging", "TouchedBudget", _column("advertiser_id", Integer), _column("event_time", Instant))
+TouchedBudget = _work(
+    "TouchedBudget",
+    "where touched days begin.",
+    _advertiser_id(),
+    _column("event_time", Instant, "When a budget came, changed or left (UTC)."),
+)
 
 
-def _days(name: str) -> Table:
-    return _table(
-        "staging",
-        name,
-        _column("advertiser_id", Integer),
-        _column("date_key", Date),
-        _column("day_start", Instant),
-        _column("day_end", Instant),
+def _day_columns() -> tuple[Column[Any], ...]:
+    return (
+        _advertiser_id(),
+        _column("date_key", Date, "The day (UTC)."),
+        _column("day_start", Instant, "Start of the day (UTC), inclusive."),
+        _column("day_end", Instant, "End of the day (UTC), exclusive."),
     )
 
 
-RebuiltDay = _days("RebuiltDay")
+RebuiltDay = _work("RebuiltDay", "the days that are being rebuilt.", *_day_columns())
 # Not a work table: it carries the days that were rebuilt to the check at the build's end.
-CheckedDay = _days("CheckedDay")
-BuiltWindow = _table(
-    "staging",
+CheckedDay = _table("staging", "CheckedDay", "Days that were rebuilt and not checked yet.", *_day_columns())
+BuiltWindow = _work(
     "BuiltWindow",
-    _column("advertiser_id", Integer),
-    _column("grain", String(4)),
-    _column("window_start", Instant),
-    _column("window_end", Instant),
-    _column("day_start", Instant),
-    _column("is_last", Flag),
-    _column("click_count", Integer),
-    _column("gross_spend", Money),
-    _column("invalid_spend", Money),
-    _column("net_spend", Money),
-    _column("budget_at_time", Money, null=True),
-    _column("can_serve", Flag),
+    "the windows of the days that are being rebuilt, before they are compared with ads.SpendSummary.",
+    *_window_columns(),
+    _column("day_start", Instant, "Start of the window's day (UTC)."),
+    _column("is_last", Flag, "1: the day's last hour window, or its day window."),
+    *_spend_columns(),
 )
-DecidedFlag = _table(
-    "staging",
-    "DecidedFlag",
-    _column("advertiser_id", Integer),
-    _column("can_serve", Flag),
-    _column("reason", String(20)),
-    _column("budget", Money, null=True),
-    _column("spent_today", Money),
-    _column("remaining", Money),
+DecidedFlag = _work(
+    "DecidedFlag", "flags as decided now, before they are compared with ads.ServingFlag.", *_flag_columns()
 )
 WORK = (
     ContestedClick,
@@ -401,80 +527,76 @@ BatchNumber = Sequence(quoted_name("BatchNumber", quote=False), schema="etl", me
 StreamPosition = _table(
     "etl",
     "StreamPosition",
-    _column("stream", text_of(249)),
-    _column("partition_id", text_of(200)),
-    _column("epoch", Integer),
-    _column("incarnation", text_of(100)),
-    _column("position", text_of(400), null=True),  # NULL: from the beginning
+    "Where the next read of each partition begins. Nothing is read from anywhere else.",
+    *_partition_columns(),
+    _column("incarnation", text_of(100), "What tells the stream from one of the same name that is made anew."),
+    _column("position", text_of(400), "Where the next read begins; NULL: at the partition's beginning.", null=True),
     *_stamps(),
     PrimaryKeyConstraint("stream", "partition_id", name="pk_stream_position"),
 )
 Batch = _table(
     "etl",
     "Batch",
-    _column("batch_id", BigInteger),
-    _column("stream", text_of(249)),
-    _column("partition_id", text_of(200)),
-    _column("epoch", Integer),
-    _column("from_position", text_of(400)),
-    _column("to_position", text_of(400)),
-    _column("event_count", Integer),
-    _column("click_count", Integer),
-    _column("rejected_count", Integer),
-    _column("is_replay", Flag),  # 1: of rejected events that were read before; counts of what was read leave it out
-    _column("state", String(10)),  # staged, merged
-    _column("merge_id", BigInteger, null=True),
-    _column("merged_at", Instant, null=True),
+    "Batches of events that count: what was read of one partition in one go.",
+    _column("batch_id", BigInteger, "Number of the batch; later batches have greater ones."),
+    *_partition_columns(),
+    _column("from_position", text_of(400), "Where the read began, inclusive."),
+    _column("to_position", text_of(400), "Where the next read begins."),
+    _column("event_count", Integer, "Messages in the batch, rejected ones included."),
+    _column("click_count", Integer, "Clicks among them that were accepted when they were read."),
+    _column("rejected_count", Integer, "Messages that were rejected when they were read."),
+    _column("is_replay", Flag, "1: rejected events, read before; leave it out where you count what was read."),
+    _column("state", String(10), "'staged': waits to be merged; 'merged': its events are in ads."),
+    _column("merge_id", BigInteger, "The merge that took it: the greatest batch_id of it; NULL: staged.", null=True),
+    _column("merged_at", Instant, "When it was merged (UTC); NULL: staged.", null=True),
     *_stamps(),
     PrimaryKeyConstraint("batch_id", name="pk_batch"),
     Index("ix_batch_state", "state", "batch_id"),
     Index("ix_batch_merge", "merge_id"),
 )
-# One row: every batch up to this one is settled, its rows are known or gone (spendgate.ingest).
 StagingSweep = _table(
     "etl",
     "StagingSweep",
-    _column("id", Integer),
-    _column("swept_through", BigInteger),
+    "One row: up to which batch orphaned rows were looked for.",
+    _column("id", Integer, "1."),
+    _column("swept_through", BigInteger, "Rows of batches up to this one are known or gone."),
     *_stamps(),
     PrimaryKeyConstraint("id", name="pk_staging_sweep"),
 )
 StreamGap = _table(
     "etl",
     "StreamGap",
-    _identity(),
-    _column("stream", text_of(249)),
-    _column("partition_id", text_of(200)),
-    _column("epoch", Integer),
-    _column("from_position", text_of(400)),
-    _column("to_position", text_of(400)),
-    _column("accepted_at", Instant, null=True),
-    _column("accepted_by", text_of(100), null=True),
+    "Events that retention removed before they were read.",
+    _identity("Number of the gap, as ./spendgate gaps shows it."),
+    *_partition_columns(),
+    _column("from_position", text_of(400), "First position that was lost."),
+    _column("to_position", text_of(400), "First position that is still there."),
+    _column("accepted_at", Instant, "When a person accepted the loss (UTC); NULL: it waits.", null=True),
+    _column("accepted_by", text_of(100), "Who accepted it.", null=True),
     *_stamps(),
+    PrimaryKeyConstraint("id"),
     UniqueConstraint("stream", "partition_id", "epoch", "from_position", name="uq_stream_gap"),
 )
 TouchedDay = _table(
     "etl",
     "TouchedDay",
-    _column("advertiser_id", Integer),
-    _column("date_key", Date),
-    _column("created_at", Instant),
+    "Days whose windows have to be rebuilt.",
+    _advertiser_id(),
+    _column("date_key", Date, "The day (UTC)."),
+    _created(),
     PrimaryKeyConstraint("advertiser_id", "date_key", name="pk_touched_day"),
 )
 Outbox = _table(
     "etl",
     "Outbox",
-    _identity(),
-    _column("advertiser_id", Integer),
-    _column("can_serve", Flag),
-    _column("reason", String(20)),
-    _column("budget", Money, null=True),
-    _column("spent_today", Money),
-    _column("remaining", Money),
-    _column("as_of", Instant),
-    _column("version", BigInteger),
-    _column("published_at", Instant, null=True),
+    "Messages for the flag topic: each change of a flag, written in the transaction that changed it.",
+    _identity("Order in which the messages are sent."),
+    *_flag_columns(),
+    _column("as_of", Instant, "The instant (UTC) that was decided for."),
+    _column("version", BigInteger, "Version of the flag that the message tells."),
+    _column("published_at", Instant, "When the broker had it (UTC); NULL: it waits.", null=True),
     *_stamps(),
+    PrimaryKeyConstraint("id"),
     Index(
         "ix_outbox_unpublished",
         "id",
@@ -486,8 +608,44 @@ Outbox = _table(
 FlagTopic = _table(
     "etl",
     "FlagTopic",
-    _column("topic", text_of(249)),
-    _column("incarnation", text_of(100)),
+    "The topics that flags were published to.",
+    _column("topic", text_of(249), "The topic's name."),
+    _column("incarnation", text_of(100), "What tells it from one of the same name that is made anew."),
     *_stamps(),
     PrimaryKeyConstraint("topic", name="pk_flag_topic"),
+)
+
+# --- which rows name which ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Columns that name a row of another table, though no foreign key says so (docs/adr/0003)."""
+
+    columns: tuple[Column[Any], ...]
+    target: tuple[Column[Any], ...]
+
+
+def _refers(table: Table, target: Table, **columns: str) -> Reference:
+    names = columns.items()
+    return Reference(tuple(table.c[mine] for mine, _ in names), tuple(target.c[its] for _, its in names))
+
+
+REFERENCES = (
+    _refers(Ad, Advertiser, advertiser_id="advertiser_id"),
+    _refers(AppUser, Advertiser, advertiser_id="advertiser_id"),
+    _refers(ClickEvent, Advertiser, advertiser_id="advertiser_id"),
+    _refers(ClickEvent, Ad, ad_id="ad_id"),
+    _refers(ClickEvent, TimeHierarchy, time_key="time_key"),
+    _refers(BudgetEvent, Advertiser, advertiser_id="advertiser_id"),
+    _refers(BudgetEvent, TimeHierarchy, time_key="time_key"),
+    _refers(SpendSummary, Advertiser, advertiser_id="advertiser_id"),
+    _refers(SpendSummary, TimeHierarchy, window_start="time_key"),
+    _refers(ServingFlag, Advertiser, advertiser_id="advertiser_id"),
+    _refers(Batch, StreamPosition, stream="stream", partition_id="partition_id"),
+    _refers(StreamGap, StreamPosition, stream="stream", partition_id="partition_id"),
+    *(_refers(table, Batch, batch_id="batch_id") for table in (*STAGED, RejectedEvent, BatchPayload)),
+    _refers(RejectedEvent, Batch, replay_batch_id="batch_id"),
+    _refers(TouchedDay, Advertiser, advertiser_id="advertiser_id"),
+    _refers(Outbox, ServingFlag, advertiser_id="advertiser_id"),
 )
