@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -34,6 +35,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if lacking:
         on_named = " except on the broker that SPENDGATE_TEST_KAFKA names" if NAMED_KAFKA else ""
         terminalreporter.write_line(f"APACHE KAFKA WAS NOT TESTED{on_named}: {lacking}.", yellow=True)
+    if shutil.which("docker-compose") is None:
+        terminalreporter.write_line(
+            "DOCKER-COMPOSE DIDN'T READ docker-compose.yaml: install it (Debian: apt-get install docker-compose).",
+            yellow=True,
+        )
 
 
 @pytest.fixture(scope="session")
