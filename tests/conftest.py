@@ -70,6 +70,7 @@ def server_url(request: pytest.FixtureRequest) -> URL:
 
 # Files that take longest, longest first: one that began last would keep the others waiting at the end.
 LONGEST = (
+    "end_to_end/test_celery.py",
     "streams/test_contract.py",
     "end_to_end/test_acceptance.py",
     "test_cli.py",
