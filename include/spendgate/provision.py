@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, make_url, text
+from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from spendgate.errors import ConfigurationError, TransientError
@@ -29,7 +29,7 @@ from spendgate.settings import Settings, StreamKind, split_stream
 from spendgate.streams.endpoints import FLAG_TOPIC_PARTITIONS
 from spendgate.streams.kafka_producer import KafkaTopics
 from spendgate.warehouse import schema
-from spendgate.warehouse.engine import Warehouse
+from spendgate.warehouse.engine import CONNECT_TIMEOUT_SECONDS, Warehouse
 from spendgate.warehouse.failures import translate_failure
 
 Report = Callable[[str], None]
@@ -141,16 +141,15 @@ def _migrate(url: URL, report: Report) -> None:
 
 def _as_administrator(url: URL, work: Callable[[Connection], None]) -> None:
     """Statements that no transaction may hold: each is committed by itself."""
-    warehouse = Warehouse(url)
+    arguments = {"timeout": CONNECT_TIMEOUT_SECONDS}
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool, connect_args=arguments)
     try:
-        with warehouse.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with engine.connect() as connection:
             work(connection)
     except DBAPIError as error:
         failure = translate_failure(error, url)
         # The sentence is made for everybody else, who is who SPENDGATE_WAREHOUSE_URL says.
         raise type(failure)(str(failure).replace("_WAREHOUSE_URL", "_WAREHOUSE_ADMIN_URL")) from error
-    finally:
-        warehouse.close()
 
 
 def _prepare_server(admin: URL, database: str, users: list[_User], report: Report) -> None:
@@ -159,27 +158,22 @@ def _prepare_server(admin: URL, database: str, users: list[_User], report: Repor
         if connection.execute(text("SELECT DB_ID(:name)"), {"name": database}).scalar_one() is None:
             connection.exec_driver_sql(f"CREATE DATABASE {quote(database)}")
             report(f"warehouse: made database {database}")
+            _let_readers_read(connection, database, report)
         for user in users:
             known = text("SELECT COUNT(*) FROM sys.server_principals WHERE name = :name")
             verb = "ALTER" if connection.execute(known, {"name": user.name}).scalar_one() else "CREATE"
             # A password can't be bound; a quote is the only character that a T-SQL string gives a meaning to.
             password = user.password.replace("'", "''")
             connection.exec_driver_sql(f"{verb} LOGIN {quote(user.name)} WITH PASSWORD = N'{password}'")
-        _let_readers_read(connection, database, report)
 
     _as_administrator(admin.set(database="master"), work)
 
 
 def _let_readers_read(connection: Connection, database: str, report: Report) -> None:
     """READ_COMMITTED_SNAPSHOT: readers don't wait for writers. A server that won't have it works all the same."""
-    on = text("SELECT is_read_committed_snapshot_on FROM sys.databases WHERE name = :name")
-    if connection.execute(on, {"name": database}).scalar_one():
-        return
     quote = connection.dialect.identifier_preparer.quote_identifier
     try:
-        connection.exec_driver_sql(
-            f"ALTER DATABASE {quote(database)} SET READ_COMMITTED_SNAPSHOT ON WITH ROLLBACK IMMEDIATE"
-        )
+        connection.exec_driver_sql(f"ALTER DATABASE {quote(database)} SET READ_COMMITTED_SNAPSHOT ON")
     except DBAPIError as error:
         first_line = str(error.orig).strip().splitlines()[0]
         report(f"warehouse: READ_COMMITTED_SNAPSHOT stays off, so that queries may wait for runs ({first_line})")
