@@ -35,6 +35,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if lacking:
         on_named = " except on the broker that SPENDGATE_TEST_KAFKA names" if NAMED_KAFKA else ""
         terminalreporter.write_line(f"APACHE KAFKA WAS NOT TESTED{on_named}: {lacking}.", yellow=True)
+    if shutil.which("docker-compose") is None:
+        terminalreporter.write_line(
+            "DOCKER-COMPOSE DIDN'T READ docker-compose.yaml: install it (Debian: apt-get install docker-compose).",
+            yellow=True,
+        )
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +70,7 @@ def server_url(request: pytest.FixtureRequest) -> URL:
 
 # Files that take longest, longest first: one that began last would keep the others waiting at the end.
 LONGEST = (
+    "end_to_end/test_celery.py",
     "streams/test_contract.py",
     "end_to_end/test_acceptance.py",
     "test_cli.py",

@@ -29,8 +29,8 @@ from tests.command_line import CommandLine
 from tests.factories import DAY, NOW, Bench, advertiser, budget, click, stored
 
 COMMANDS = (
-    "demo", "test", "up", "down", "status", "migrate", "publish", "run", "query", "bench", "gaps list", "gaps accept",
-    "rejected list", "rejected show", "rejected replay",
+    "demo", "test", "up", "down", "status", "migrate", "env", "init", "publish", "run", "query", "bench", "gaps list",
+    "gaps accept", "rejected list", "rejected show", "rejected replay",
 )  # fmt: skip
 # Airflow isn't imported for it; a machine with other things to do takes its time all the same.
 VERSION_SECONDS = 10.0

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Asset, AssetWatcher, BaseHook, Connection, DagRunState, Param, get_current_context
@@ -310,6 +311,42 @@ def _files(settings: Settings) -> tuple[str | None, Mapping[str, Any]]:
     if not url:
         raise ConfigurationError(f"Connection {FILES_CONNECTION} has no url in its extra; add it.")
     return str(url), options
+
+
+def prepare_metadata(connections: Path, password: str, announce: Callable[[str], None]) -> None:
+    """Bring Airflow's metadata database to this version, and make its connections and its user admin.
+
+    By Airflow's own command line, in this process, so that no other process's arguments show the password. All of it
+    may be repeated; connections and password become the given ones.
+
+    Args:
+        connections: a JSON file as `airflow connections import` reads it.
+        password: of the user admin; needs the auth manager of the provider fab.
+
+    Raises:
+        ConfigurationError: Airflow refuses; its own message went to its log.
+    """
+    from airflow.cli.cli_parser import get_parser
+
+    user = ("--username", "admin", "--password", password)
+    person = ("--role", "Admin", "--firstname", "Ad", "--lastname", "Min", "--email", "admin@localhost")
+    for arguments in (
+        ("db", "migrate"),
+        ("connections", "import", str(connections), "--overwrite"),
+        ("users", "create", *user, *person),
+        # An admin of an earlier time keeps its password when it is made again.
+        ("users", "reset-password", *user),
+    ):
+        step = " ".join(arguments[:2])
+        announce(f"airflow: {step}")
+        try:
+            parsed = get_parser().parse_args(arguments)
+            parsed.func(parsed)
+        except SystemExit as error:
+            if error.code:
+                raise ConfigurationError(
+                    f"Airflow's command {step!r} failed: see above, and check the AIRFLOW__ variables."
+                ) from error
 
 
 def run_headless(as_of: datetime | None, announce: Callable[[str], None]) -> dict[str, dict[str, Any]]:

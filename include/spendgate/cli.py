@@ -183,6 +183,41 @@ def migrate(
 
 
 @app.command()
+def env(
+    file: Annotated[Path | None, typer.Option(help="Where to; .env beside docker-compose.yaml unless told.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file, and so forget its secrets.")] = False,
+) -> None:
+    """Write a .env with fresh secrets for docker-compose.yaml; only its owner may read it.
+
+    Example: ./spendgate env
+    """
+    from spendgate.secrets_file import SECRETS, write_secrets
+    from spendgate.settings import ROOT
+
+    path = (file or ROOT / ".env").absolute()
+    write_secrets(path, force=force)
+    typer.echo(f"Wrote {path}: {len(SECRETS)} secrets. Keep it, and start production with docker-compose up -d.")
+
+
+@app.command()
+def init(
+    airflow: Annotated[
+        bool, typer.Option("--airflow", help="Airflow's metadata, connections and user admin too.")
+    ] = False,
+) -> None:
+    """Make what production needs: database, logins, schema, users, topics. What is there already stays.
+
+    Example: ./spendgate init --airflow
+    """
+    from spendgate.provision import provision
+    from spendgate.settings import load_settings
+    from spendgate.show import tell
+
+    provision(load_settings(), airflow=airflow, report=tell)
+    tell("Everything is ready.")
+
+
+@app.command()
 def publish(
     file: Annotated[str, typer.Argument(metavar="FILE", help="JSON lines, one event each; - for standard input.")],
     stream: Annotated[

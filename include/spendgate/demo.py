@@ -13,7 +13,7 @@ from spendgate.errors import ServiceError
 from spendgate.local import airflow as airflow_service
 from spendgate.local import services
 from spendgate.local.sample import sample_events
-from spendgate.settings import Settings, StreamKind
+from spendgate.settings import Settings, StreamKind, load_settings
 from spendgate.show import counted, progress, say, show_table, tell
 from spendgate.start import FOLLOWER, HOURLY, say_login, start_services
 from spendgate.streams.kafka_producer import KafkaWriter
@@ -25,6 +25,11 @@ FIRST_RUN_SECONDS = 15.0
 AS_OF_TRIES = 3
 SHOWN_ADVERTISERS = 25
 _PUBLISH_CHUNK = 20_000
+
+
+def publish_yesterday(settings: Settings, clicks: int = 200_000, seed: int = 7) -> None:
+    """The sample day alone, to a broker that is up: what profile `demo` of docker-compose.yaml does."""
+    _publish_sample(settings, (utc_now() - timedelta(days=1)).date(), clicks, seed)
 
 
 def run_demo(settings: Settings, *, once: bool, clicks: int, seed: int) -> None:
@@ -146,3 +151,7 @@ def _show_results(settings: Settings, began: datetime, as_of: datetime) -> None:
         columns, shown, title=f"Who may serve at {format_instant(as_of)}: the {len(shown)} biggest of {len(rows)}"
     )
     say(f"All advertisers, by reason: {counted(dict(reasons))}")
+
+
+if __name__ == "__main__":
+    publish_yesterday(load_settings())

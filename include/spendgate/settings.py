@@ -59,6 +59,20 @@ class Settings(BaseSettings):
         description="SQLAlchemy URL of the warehouse (postgresql+psycopg://... or mssql+mssqlpython://...); "
         "unset: the laptop's own PostgreSQL under SPENDGATE_HOME.",
     )
+    warehouse_admin_url: SecretStr | None = Field(
+        None,
+        description="SQLAlchemy URL of SQL Server's administrator, by which `init` makes the database and logins; "
+        "unset: they are there. Nothing else reads it.",
+    )
+    api_password: SecretStr | None = Field(
+        None, description="Password that `init` gives the login spendgate_api_user; unset: it isn't made."
+    )
+    analyst_password: SecretStr | None = Field(
+        None, description="Password that `init` gives the login spendgate_analyst_user; unset: it isn't made."
+    )
+    airflow_password: SecretStr | None = Field(
+        None, description="Password that `init --airflow` gives the user admin of Airflow's UI."
+    )
     kafka_bootstrap: str | None = Field(
         None, description="host:port,... of the Kafka brokers; unset: the laptop's own broker."
     )
@@ -98,7 +112,7 @@ class Settings(BaseSettings):
     flag_topic: str = Field(
         "can-serve", description="Compacted Kafka topic that flags are published to, or eventhub:NAME for a hub."
     )
-    topic_partitions: int = Field(2, ge=1, le=1000, description="Partitions of topics made on the laptop.")
+    topic_partitions: int = Field(2, ge=1, le=1000, description="Partitions of topics that are made.")
 
     batch_size: int = Field(MAX_BATCH_SIZE, ge=1, le=MAX_BATCH_SIZE, description="Most events in one staged batch.")
     lateness_days: int = Field(
@@ -146,7 +160,7 @@ class Settings(BaseSettings):
             raise ValueError("flags are published to a Kafka topic or to eventhub:NAME, not to files")
         return value
 
-    @field_validator("warehouse_url")
+    @field_validator("warehouse_url", "warehouse_admin_url")
     @classmethod
     def _database_url(cls, value: SecretStr | None) -> SecretStr | None:
         # Told by its shape: a library that parses it takes half a second to load.
