@@ -59,6 +59,9 @@ class Settings(BaseSettings):
         description="SQLAlchemy URL of the warehouse (postgresql+psycopg://... or mssql+mssqlpython://...); "
         "unset: the laptop's own PostgreSQL under SPENDGATE_HOME.",
     )
+    warehouse_connections: int = Field(
+        6, ge=2, le=1000, description="Most connections to the warehouse that one task, or the API, holds at a time."
+    )
     kafka_bootstrap: str | None = Field(
         None, description="host:port,... of the Kafka brokers; unset: the laptop's own broker."
     )
