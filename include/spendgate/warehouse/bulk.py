@@ -16,6 +16,10 @@ from sqlalchemy.dialects import mssql
 MSSQL_BULK_ERRORS = (RuntimeError, ValueError)
 # The driver's own limit is 30 s for the whole copy, which a batch over a slow line can need.
 BULK_TIMEOUT_SECONDS = 600
+# All rows of a call are one batch of the server's, and so one transaction: a copy that fails leaves none. No table
+# lock: tasks copy to the same tables side by side, and the merge writes to one of them; on a heap with an index the
+# lock would be an exclusive one, and who copies would wait for a merge that may take minutes.
+_OPTIONS = {"batch_size": 0, "table_lock": False}
 
 
 def copy_postgresql(connection: Any, table: Table, rows: pa.Table) -> None:
@@ -33,17 +37,20 @@ def copy_postgresql(connection: Any, table: Table, rows: pa.Table) -> None:
 
 def copy_mssql(connection: Any, table: Table, rows: pa.Table) -> None:
     """Bulk copy `rows` into `table`; the driver does it on a connection of its own and commits."""
+    copy_mssql_rows(connection, table.fullname, rows_for_mssql(table, rows))
+
+
+def copy_mssql_rows(connection: Any, name: str, rows: pa.Table) -> None:
+    """Bulk copy rows that are as the driver takes them."""
     with connection.cursor() as cursor:
         # By name: left to itself the driver goes by position, and identity columns would be filled.
         cursor.bulkcopy_arrow(
-            table.fullname,
-            _for_mssql(table, rows),
-            column_mappings=list(rows.schema.names),
-            timeout=BULK_TIMEOUT_SECONDS,
+            name, rows, column_mappings=list(rows.schema.names), timeout=BULK_TIMEOUT_SECONDS, **_OPTIONS
         )
 
 
-def _for_mssql(table: Table, rows: pa.Table) -> pa.Table:
+def rows_for_mssql(table: Table, rows: pa.Table) -> pa.Table:
+    """`rows` as the bulk core takes them for the columns of `table`."""
     columns = [_converter(table, name)(rows.column(name)) for name in rows.schema.names]
     return pa.table(columns, names=rows.schema.names)
 
