@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
+from sqlalchemy import URL
 
 from spendgate.bench import run_benchmark
 from spendgate.errors import ConfigurationError
+from spendgate.warehouse import schema
+from spendgate.warehouse.engine import Warehouse
 
 CLICKS = 3_000
 
@@ -24,6 +28,27 @@ def test_bench_ingest_gives_its_figures(capsys: pytest.CaptureFixture[str]) -> N
     found = figures(capsys)
     assert found.keys() >= {"events_per_s", "ratio_to_floor", "ratio_to_floor_two", "peak_task_mb"}
     assert min(found.values()) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.mssql
+@pytest.mark.parametrize("server_url", ["mssql"], indirect=True)
+def test_bench_ingest_on_sql_server_compares_with_a_bare_bulk_copy_and_cleans_up(
+    make_database: Callable[[], URL], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = make_database().render_as_string(hide_password=False)
+    for _ in range(2):  # the second time, too, the database is empty
+        run_benchmark("ingest", clicks=CLICKS, days=1, tries=1, as_json=True, warehouse=url)
+        found = figures(capsys)
+        assert found.keys() >= {"events_per_s", "bulk_per_s", "ratio_to_bulk", "ratio_to_bulk_two"}
+        assert min(found.values()) > 0
+
+
+def test_a_warehouse_that_is_in_use_is_not_benchmarked(any_warehouse: Warehouse) -> None:
+    url = any_warehouse.engine.url.render_as_string(hide_password=False)
+    with pytest.raises(ConfigurationError, match="make an empty one"):
+        run_benchmark("ingest", clicks=CLICKS, days=1, tries=1, as_json=True, warehouse=url)
+    schema.require_current(any_warehouse)
 
 
 @pytest.mark.slow

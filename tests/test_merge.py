@@ -131,7 +131,11 @@ CONFLICTS = {
     "text to null": (advertiser(country="NL"), advertiser()),
     "title": (ad(), ad(ad_title="Tents")),
     "trailing space": (ad(), ad(ad_title="Boots ")),
+    "trailing space of a source": (budget(source="ui"), budget(source="ui ")),
     "null to empty": (ad(), ad(ad_format="")),
+    "null to space": (advertiser(), advertiser(industry=" ")),
+    "empty to space": (ad(ad_format=""), ad(ad_format=" ")),
+    "composed to combining": (advertiser(name="Caf\u00e9"), advertiser(name="Cafe\u0301")),
 }
 
 

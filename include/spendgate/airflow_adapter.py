@@ -14,7 +14,7 @@ from typing import Any
 from airflow.sdk import Asset, AssetWatcher, BaseHook, Connection, DagRunState, Param, get_current_context
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
-from sqlalchemy import URL
+from sqlalchemy import URL, Engine
 
 from spendgate.clock import format_instant, parse_instant
 from spendgate.errors import ConfigurationError, PermanentError, SpendGateError
@@ -25,6 +25,7 @@ from spendgate.replay import RejectedFilter
 from spendgate.settings import ROOT, Settings, StreamKind, load_settings
 from spendgate.streams.endpoints import Endpoints
 from spendgate.wake import Lookout, WakeUps
+from spendgate.warehouse.address import MSSQL, POSTGRESQL, mssql_options
 from spendgate.warehouse.engine import Warehouse
 
 log = logging.getLogger("spendgate")
@@ -153,7 +154,7 @@ REPLAY: dict[str, Any] = {
 _REPORTS: dict[str, dict[str, Any]] = {}
 _FAILURES: list[SpendGateError] = []
 
-_DRIVERS = {"mssql": "mssql+mssqlpython", "postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
+_DRIVERS = {"mssql": MSSQL, "postgres": POSTGRESQL, "postgresql": POSTGRESQL}
 
 
 @contextmanager
@@ -164,7 +165,7 @@ def open_pipeline() -> Iterator[Pipeline]:
     """
     with failing_permanently():
         settings = load_settings()
-        warehouse = Warehouse(_warehouse_url(settings), lock_timeout=settings.lock_timeout)
+        warehouse = _warehouse(settings)
         try:
             yield Pipeline(settings, warehouse, _endpoints(settings))
         finally:
@@ -179,7 +180,7 @@ def _wake_up(news: dict[str, str]) -> TriggerEvent:
 def _open_lookouts(stack: ExitStack) -> list[Lookout]:
     settings = load_settings()
     endpoints = _endpoints(settings)
-    warehouse = stack.enter_context(closing(Warehouse(_warehouse_url(settings))))
+    warehouse = stack.enter_context(closing(_warehouse(settings)))
     intake = Pipeline(settings, warehouse, endpoints).intake()
     lookouts = [Lookout(endpoints.stream(name), intake, endpoints.look_seconds(name)) for name in settings.stream_kinds]
     for lookout in lookouts:
@@ -243,25 +244,46 @@ def _connection(name: str) -> Connection | None:
     return found
 
 
-def _warehouse_url(settings: Settings) -> URL:
+def _warehouse(settings: Settings) -> Warehouse:
+    """The warehouse of the connection where it is defined, of the settings otherwise."""
+    limits: dict[str, Any] = {"lock_timeout": settings.lock_timeout, "connections": settings.warehouse_connections}
     connection = _connection(WAREHOUSE_CONNECTION)
     if connection is None:
-        return services.warehouse_url(settings)
+        return Warehouse(services.warehouse_url(settings), **limits)
+    named = f"connection {WAREHOUSE_CONNECTION}"
     driver = _DRIVERS.get(connection.conn_type or "")
     if driver is None:
         raise ConfigurationError(
             f"Connection {WAREHOUSE_CONNECTION} is of type {connection.conn_type}; make it mssql or postgres."
         )
-    query = {name: str(value) for name, value in connection.extra_dejson.items()}
-    return URL.create(
+    extra = {name: value for name, value in connection.extra_dejson.items() if name.lower() != "sqlalchemy_scheme"}
+    url = URL.create(
         driver,
-        connection.login,
-        connection.password,
+        connection.login or None,
+        connection.password or None,
         connection.host,
         connection.port,
         connection.schema,
-        query if driver.startswith("mssql") else {},
+        mssql_options(extra, named) if driver == MSSQL else {},
     )
+    if driver == MSSQL:
+        limits["make_engine"] = _mssql_engine
+    return Warehouse(url, setting=named, **limits)
+
+
+def _mssql_engine(url: URL, **options: Any) -> Engine:
+    """The engine as Airflow's hook for SQL Server makes it, on Microsoft's own driver."""
+    # Here, because it loads another driver, which no DAG file needs to be parsed.
+    from airflow.providers.microsoft.mssql.hooks.mssql import MsSqlHook
+
+    class Hook(MsSqlHook):
+        @property
+        def sqlalchemy_url(self) -> URL:
+            """`url`: the hook would put a text together, in which what a person typed is quoted twice or not at all."""
+            return url
+
+    hook = Hook(mssql_conn_id=WAREHOUSE_CONNECTION, sqlalchemy_scheme=MSSQL)
+    return hook.get_sqlalchemy_engine(engine_kwargs=options)
 
 
 def _endpoints(settings: Settings) -> Endpoints:

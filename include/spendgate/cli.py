@@ -288,6 +288,9 @@ def bench(
     days: Annotated[int, typer.Option(min=1, help="Days of history (spend only).")] = 30,
     tries: Annotated[int, typer.Option(min=1, help="Clicks that are waited for (freshness only).")] = 20,
     stream: Annotated[str, typer.Option(help="kafka, eventhub or files: what is read (ingest only).")] = "kafka",
+    warehouse: Annotated[
+        str | None, typer.Option(help="URL of an empty database, which is emptied again (ingest only).")
+    ] = None,
 ) -> None:
     """Measure against limits of the same run, on services of its own in a temporary home.
 
@@ -295,7 +298,7 @@ def bench(
     """
     from spendgate.bench import run_benchmark
 
-    run_benchmark(name, clicks=clicks, days=days, tries=tries, as_json=as_json, stream=stream)
+    run_benchmark(name, clicks=clicks, days=days, tries=tries, as_json=as_json, stream=stream, warehouse=warehouse)
 
 
 gaps = typer.Typer(help="Events that retention removed before they were read.")

@@ -63,7 +63,7 @@ def run_query(warehouse: Warehouse, sql: str) -> tuple[list[str], Sequence[Row[A
 
 
 def _run(warehouse: Warehouse, sql: str) -> tuple[list[str], Sequence[Row[Any]]]:
-    with warehouse.engine.connect() as connection:
+    with warehouse.connect() as connection:
         try:
             if warehouse.dialect == "postgresql":
                 connection.execute(text("SET TRANSACTION READ ONLY"))
@@ -119,7 +119,7 @@ def _statements(tokens: list[Token]) -> int:
 
 
 def _explain(warehouse: Warehouse, error: DBAPIError) -> SpendGateError:
-    meant = translate_failure(error, warehouse.engine.url)
+    meant = translate_failure(error, warehouse.engine.url, setting=warehouse.setting)
     if type(meant) in (PermanentError, WarehouseOutdatedError):
         return ConfigurationError(f"The warehouse refused the query: {_first_line(error.orig)}.")
     return meant

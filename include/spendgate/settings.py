@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     airflow_password: SecretStr | None = Field(
         None, description="Password that `init --airflow` gives the user admin of Airflow's UI."
     )
+    warehouse_connections: int = Field(
+        6, ge=2, le=1000, description="Most connections to the warehouse that one task, or the API, holds at a time."
+    )
     kafka_bootstrap: str | None = Field(
         None, description="host:port,... of the Kafka brokers; unset: the laptop's own broker."
     )

@@ -1,4 +1,6 @@
 -- Purpose: tell conflicts from duplicates: as new as what was held, but of other content (NULLs compare as equal).
+--   SQL Server compares texts without their trailing spaces, so each is compared with a full stop after it, too;
+--   by itself it tells NULL from empty.
 -- Parameters: none
 -- Grain: one row a version of an advertiser
 -- Rerun: runs inside the merge's transaction, on a work table emptied at its start
@@ -15,8 +17,16 @@ WHERE staging.AdvertiserVersion.standing = 'equal'
                     staging.AdvertiserVersion.name,
                     staging.AdvertiserVersion.industry,
                     staging.AdvertiserVersion.country,
-                    staging.AdvertiserVersion.is_active
+                    staging.AdvertiserVersion.is_active,
+                    CONCAT(staging.AdvertiserVersion.name, '.') AS name_end,
+                    CONCAT(staging.AdvertiserVersion.industry, '.') AS industry_end
                 EXCEPT
-                SELECT h.name, h.industry, h.country, h.is_active
+                SELECT
+                    h.name,
+                    h.industry,
+                    h.country,
+                    h.is_active,
+                    CONCAT(h.name, '.') AS name_end,
+                    CONCAT(h.industry, '.') AS industry_end
             )
     );

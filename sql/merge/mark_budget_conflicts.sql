@@ -1,4 +1,6 @@
 -- Purpose: tell conflicts from duplicates: as new as what was held, but of other content (NULLs compare as equal).
+--   SQL Server compares texts without their trailing spaces, so each is compared with a full stop after it, too;
+--   by itself it tells NULL from empty.
 -- Parameters: none
 -- Grain: one row a version of a budget
 -- Rerun: runs inside the merge's transaction, on a work table emptied at its start
@@ -16,8 +18,15 @@ WHERE staging.BudgetVersion.standing = 'equal'
                     staging.BudgetVersion.new_budget_value,
                     staging.BudgetVersion.event_time,
                     staging.BudgetVersion.time_key,
-                    staging.BudgetVersion.source
+                    staging.BudgetVersion.source,
+                    CONCAT(staging.BudgetVersion.source, '.') AS source_end
                 EXCEPT
-                SELECT h.advertiser_id, h.new_budget_value, h.event_time, h.time_key, h.source
+                SELECT
+                    h.advertiser_id,
+                    h.new_budget_value,
+                    h.event_time,
+                    h.time_key,
+                    h.source,
+                    CONCAT(h.source, '.') AS source_end
             )
     );

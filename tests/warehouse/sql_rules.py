@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import sqlglot
-from sqlalchemy import String
+from sqlalchemy import String, Unicode
 from sqlglot import exp
 from sqlglot.tokenizer_core import Token, TokenType
 
@@ -20,6 +20,8 @@ from spendgate.warehouse.tables import METADATA
 
 TABLES = {f"{table.schema}.{table.name}": table for table in METADATA.tables.values()}
 TEXT_COLUMNS = {column.name for table in TABLES.values() for column in table.columns if isinstance(column.type, String)}
+# What people write; the others hold codes of ours, or two letters.
+FREE_TEXTS = {column.name for table in TABLES.values() for column in table.columns if isinstance(column.type, Unicode)}
 VERBS = """
     assert build count create decide delete enqueue find forget group insert list mark rank remember take touch update
 """
@@ -32,7 +34,7 @@ STATEMENTS = frozenset({"Select", "Insert", "Update", "Delete", "Create", "Union
 _PARTS = """
     From Join Lateral Subquery Table TableAlias Schema Where Group Having Order Ordered Distinct Limit Window WindowSpec
     Alias Column Identifier Var Parameter Literal Null Star Paren Add Sub Neg And Or Not EQ NEQ GT GTE LT LTE
-    Between In Is Exists Case If Coalesce Cast DataType DataTypeParam DateAdd Lower
+    Between In Is Exists Case If Coalesce Cast DataType DataTypeParam DateAdd Lower Concat
     Count Sum Min Max Lag Lead RowNumber
 """
 ALLOWED = STATEMENTS | frozenset(_PARTS.split())
@@ -244,6 +246,19 @@ def joins_no_texts(file: File) -> Iterator[str]:
                 yield f"{sum_.sql('tsql')}: + joins texts in T-SQL only; join them in Python"
 
 
+def compares_texts_to_their_end(file: File) -> Iterator[str]:
+    for operation in file.tree.find_all(exp.Except, exp.Intersect):
+        for side in (operation.left, operation.right):
+            selected = [column.unalias() for column in side.selects]
+            ended = [joined.expressions[0] for joined in selected if isinstance(joined, exp.Concat)]
+            for column in selected:
+                if isinstance(column, exp.Column) and column.name in FREE_TEXTS and column not in ended:
+                    yield (
+                        f"{column.sql('tsql')}: to SQL Server texts that differ in trailing spaces are equal; "
+                        f"select CONCAT({column.sql('tsql')}, '.') as well"
+                    )
+
+
 def has_no_colon_in_texts(file: File) -> Iterator[str]:
     for literal in file.tree.find_all(exp.Literal):
         if literal.is_string and (":" in literal.name or "\\" in literal.name):
@@ -278,6 +293,7 @@ RULES: tuple[Rule, ...] = (
     orders_by_what_is_never_null,
     orders_where_it_counts,
     joins_no_texts,
+    compares_texts_to_their_end,
     has_no_colon_in_texts,
     translates,
 )

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pyarrow as pa
 import pytest
-from sqlalchemy import Table, Uuid, select
+from sqlalchemy import Column, Table, Unicode, Uuid, select
 
 from spendgate.columns import AD_SCHEMA, ADVERTISER_SCHEMA, BUDGET_SCHEMA, CLICK_SCHEMA
 from spendgate.errors import PermanentError
@@ -27,43 +27,54 @@ from spendgate.warehouse.tables import (
 
 IDS = [UUID(int=0), UUID(int=2**128 - 1), UUID("01234567-89ab-4cde-8f01-23456789abcd")]
 TIMES = [
-    instant.replace(tzinfo=None)
-    for instant in (
-        datetime(1, 1, 1, tzinfo=UTC),
-        datetime(2026, 2, 28, 23, 59, 59, 999_000, tzinfo=UTC),
-        datetime(9999, 12, 31, 23, 59, 59, 997_000, tzinfo=UTC),
-    )
+    datetime(1, 1, 1, tzinfo=UTC),
+    datetime(1, 1, 1, 0, 0, 0, 1_000, tzinfo=UTC),
+    datetime(1969, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC),
+    datetime(2026, 2, 28, 23, 59, 59, 999_000, tzinfo=UTC),
+    datetime(9999, 12, 31, 23, 59, 59, 997_000, tzinfo=UTC),
+    datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC),
 ]
-AMOUNTS = [Decimal("0.0001"), Decimal("999999999999999.9999"), Decimal("0.0000")]
-TEXTS = ["Ünï😀 'quoted' \\ \t|", "漢字" * 50, " trailing "]
-SPARSE = [None, "\U0001d518" * 50, ""]
-RAW = [b"\x00\xff\r\n\x1a", None, b"{" + b"\xf0\x9f\x98\x80" * 5_000]
+AMOUNTS = [
+    Decimal(text)
+    for text in ("0.0000", "0.0001", "999999999999.9999", "999999999999999.9999", "-999999999999999.9999", "-0.0001")
+]
+COMPOSED, COMBINING, FAMILY = "Caf\u00e9", "Cafe\u0301", "\U0001f469\u200d\U0001f467"
+TEXTS = ["", " ", "trailing  ", f"{COMPOSED} {COMBINING} {FAMILY}", "'q\" \\ \t\r\n|\x1a\ufeff\ufffd", "longest"]
+RAW = [b"", b"\x00\xff\r\n\x1a", b" ", b"{" + b"\xf0\x9f\x98\x80" * 5_000, os.urandom(8_001), None]
+ROWS = 6
 
 
 def column(table: Table, name: str, kind: pa.DataType) -> list[Any]:
-    """Three ugly values that the column must keep."""
-    if isinstance(table.columns[name].type, Uuid):
-        return [value.bytes for value in IDS]
-    if pa.types.is_timestamp(kind):
-        return TIMES
-    if pa.types.is_decimal(kind):
-        return AMOUNTS
-    if pa.types.is_large_binary(kind):
-        return RAW
-    if pa.types.is_string(kind):
-        return texts(table, name)
-    if name in ("is_valid", "is_active"):
-        return [1, 0, 1]
-    return [1, 2, 2**31 - 1] if pa.types.is_int32(kind) else [1, 2, 2**63 - 1]
+    """Ugly values that the column must keep, a row each."""
+    target = table.columns[name]
+    if isinstance(target.type, Uuid):
+        values: list[Any] = [value.bytes for value in IDS]
+    elif pa.types.is_timestamp(kind):
+        values = [instant.replace(tzinfo=None) for instant in TIMES]
+    elif pa.types.is_decimal(kind):
+        values = AMOUNTS
+    elif pa.types.is_large_binary(kind):
+        values = RAW
+    elif pa.types.is_string(kind):
+        values = texts(target)
+    elif name in ("is_valid", "is_active"):
+        values = [1, 0]
+    elif name == "ordinal":
+        values = list(range(ROWS))
+    else:
+        bits = 31 if pa.types.is_int32(kind) else 63
+        values = [1, 2**bits - 1, -(2**bits)]
+    return [values[row % len(values)] for row in range(ROWS)]
 
 
-def texts(table: Table, name: str) -> list[str | None]:
-    length = table.columns[name].type.length
-    if name in ("country", "reason"):
-        return ["SE", None if table.columns[name].nullable else "", "NO"]
-    return [
-        None if value is None else value[: length // 2] for value in (SPARSE if table.columns[name].nullable else TEXTS)
-    ]
+def texts(target: Column[Any]) -> list[str | None]:
+    """With the longest that fits, counted as SQL Server counts, last; NULL where it may be."""
+    length = target.type.length
+    if not isinstance(target.type, Unicode):
+        return ["SE", None if target.nullable else "", "NO"]
+    longest = "\U0001d518" * (length // 2) + "x" * (length % 2)
+    some: list[str | None] = [longest if one == "longest" else one[:length] for one in TEXTS]
+    return [None, *some[1:]] if target.nullable else some
 
 
 def rows_of(warehouse: Warehouse, table: Table) -> list[dict[str, Any]]:
@@ -78,6 +89,13 @@ def as_read(table: Table, name: str, value: Any) -> Any:
     return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
 
 
+def loaded(warehouse: Warehouse, table: Table, schema: pa.Schema) -> dict[str, list[Any]]:
+    """What was given to the table, by column."""
+    given = {field.name: column(table, field.name, field.type) for field in schema}
+    assert warehouse.bulk_load(table, pa.table(given, schema=schema)) == ROWS
+    return given
+
+
 STAGED = [
     (StagedClick, CLICK_SCHEMA),
     (StagedBudget, BUDGET_SCHEMA),
@@ -89,12 +107,35 @@ STAGED = [
 
 def test_ugly_values_come_back_as_they_went_in(any_warehouse: Warehouse) -> None:
     for table, schema in STAGED:
-        given = {field.name: column(table, field.name, field.type) for field in schema}
-        assert any_warehouse.bulk_load(table, pa.table(given, schema=schema)) == 3
-        expected = [{name: as_read(table, name, values[row]) for name, values in given.items()} for row in range(3)]
+        given = loaded(any_warehouse, table, schema)
+        expected = [{name: as_read(table, name, values[row]) for name, values in given.items()} for row in range(ROWS)]
         found = [{name: value for name, value in row.items() if name in given} for row in rows_of(any_warehouse, table)]
-        key = "ordinal"
-        assert sorted(found, key=lambda row: row[key]) == expected, table.fullname
+        assert sorted(found, key=lambda row: row["ordinal"]) == expected, table.fullname
+
+
+def test_the_server_reads_in_loaded_values_what_was_meant(any_warehouse: Warehouse) -> None:
+    """Not only the driver, which could undo on the way out what it did on the way in."""
+    given = loaded(any_warehouse, StagedClick, CLICK_SCHEMA)
+    source = """
+        SELECT s.ordinal, LOWER(CAST(s.click_id AS CHAR(36))) AS click_id,
+            CASE WHEN s.updated_at = @last THEN 1 ELSE 0 END AS is_last,
+            CASE WHEN s.amount + s.amount = 1999999999999.9998 THEN 1 ELSE 0 END AS is_big
+        FROM staging.StagedClick AS s ORDER BY s.ordinal"""
+    with any_warehouse.transaction() as transaction:
+        _, rows = transaction.select(source, last=TIMES[5])
+    assert [row.click_id for row in rows] == [str(UUID(bytes=value)) for value in given["click_id"]]
+    assert [row.is_last for row in rows] == [0, 0, 0, 0, 0, 1]
+    assert [row.is_big for row in rows] == [0, 0, 1, 0, 0, 0]
+
+
+def test_texts_that_differ_in_an_accents_spelling_or_a_space_stay_apart(any_warehouse: Warehouse) -> None:
+    rows = {field.name: column(StagedAdvertiser, field.name, field.type) for field in ADVERTISER_SCHEMA}
+    rows["name"] = [COMPOSED, COMBINING, COMPOSED.upper(), "", " ", "  "]
+    any_warehouse.bulk_load(StagedAdvertiser, pa.table(rows, schema=ADVERTISER_SCHEMA))
+    with any_warehouse.transaction() as transaction:
+        source = "SELECT DISTINCT CONCAT(s.name, '.') AS n FROM staging.StagedAdvertiser AS s"
+        _, found = transaction.select(source)
+    assert sorted(row.n for row in found) == sorted(f"{name}." for name in rows["name"])
 
 
 def test_a_payload_of_several_megabytes_comes_back_byte_for_byte(any_warehouse: Warehouse) -> None:
@@ -124,7 +165,7 @@ def test_a_load_that_fails_leaves_no_row_and_the_connection_fit(any_warehouse: W
 
 def test_a_text_that_is_too_long_is_refused_not_cut(any_warehouse: Warehouse) -> None:
     rows = {field.name: column(StagedAdvertiser, field.name, field.type) for field in ADVERTISER_SCHEMA}
-    rows["name"] = ["x" * 201] * 3
+    rows["name"] = ["x" * 201] * ROWS
     with pytest.raises(PermanentError):
         any_warehouse.bulk_load(StagedAdvertiser, pa.table(rows, schema=ADVERTISER_SCHEMA))
     assert rows_of(any_warehouse, StagedAdvertiser) == []
@@ -134,7 +175,7 @@ def test_columns_are_told_by_name_not_by_place(any_warehouse: Warehouse) -> None
     given = {field.name: column(StagedAd, field.name, field.type) for field in AD_SCHEMA}
     turned = pa.table(given, schema=AD_SCHEMA).select(list(reversed(AD_SCHEMA.names)))
     any_warehouse.bulk_load(StagedAd, turned)
-    assert {row["advertiser_id"] for row in rows_of(any_warehouse, StagedAd)} == {1, 2, 2**31 - 1}
+    assert {row["advertiser_id"] for row in rows_of(any_warehouse, StagedAd)} == set(given["advertiser_id"])
     assert {row["ad_format"] for row in rows_of(any_warehouse, StagedAd)} == set(given["ad_format"])
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import mssql_python
 import pytest
@@ -23,19 +20,18 @@ from spendgate.errors import (
     WarehouseOutdatedError,
     WarehouseUnavailableError,
 )
-from spendgate.warehouse import engine
 from spendgate.warehouse.engine import Warehouse
 from spendgate.warehouse.failures import translate_failure
 
 SQL_SERVER = make_url("mssql+mssqlpython://u:hidden-word@db.example:1433/spendgate")
 
 
-def odbc(state: str, *, connecting: bool = False) -> DBAPIError:
+def odbc(state: str) -> DBAPIError:
     """What SQLAlchemy raises when the driver met `state`, in the driver's own words."""
     cause = mssql_python.exceptions.sqlstate_to_exception(state, "[Microsoft][SQL Server]whatever it says")
     if cause is None:
         cause = mssql_python.DatabaseError(f"An error occurred with SQLSTATE code: {state}", "whatever it says")
-    return DBAPIError(None if connecting else "SELECT 1", {}, cause)
+    return DBAPIError("SELECT 1", {}, cause)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +47,7 @@ def odbc(state: str, *, connecting: bool = False) -> DBAPIError:
         ("28000", 18456, WarehouseAccessError),
         ("42000", 4060, WarehouseAccessError),
         ("42000", 229, WarehouseAccessError),
+        ("42000", 4701, WarehouseAccessError),
         ("08004", None, WarehouseAccessError),
         ("42000", 1105, WarehouseFullError),
         ("42000", 9002, WarehouseFullError),
@@ -75,19 +72,6 @@ def test_sql_servers_errors_are_told_by_state_and_number(
 
 
 @pytest.mark.parametrize(
-    ("state", "expected"),
-    [
-        ("42000", WarehouseAccessError),  # 4060 at login
-        ("28000", WarehouseAccessError),
-        ("HYT00", WarehouseUnavailableError),
-        ("08001", WarehouseUnavailableError),
-    ],
-)
-def test_what_fails_before_there_is_a_statement_is_the_login(state: str, expected: type[SpendGateError]) -> None:
-    assert type(translate_failure(odbc(state, connecting=True), SQL_SERVER)) is expected
-
-
-@pytest.mark.parametrize(
     ("error", "expected"),
     [
         (RuntimeError("Sql Error: 1205: Class 13: State 51: deadlock on SRV in  at line 1"), TransientError),
@@ -105,9 +89,9 @@ def test_the_bulk_door_of_sql_server_is_told_by_the_number_in_its_error_token(
 
 
 def test_the_sentence_says_where_and_never_the_password() -> None:
-    sentence = str(translate_failure(odbc("08001", connecting=True), SQL_SERVER))
+    sentence = str(translate_failure(odbc("08S01"), SQL_SERVER, setting="connection spendgate_warehouse"))
     assert "db.example:1433" in sentence
-    assert "SPENDGATE_WAREHOUSE_URL" in sentence
+    assert "connection spendgate_warehouse" in sentence
     assert "hidden-word" not in sentence
 
 
@@ -117,110 +101,9 @@ def test_a_connection_that_sqlalchemy_calls_lost_is_lost_whatever_the_code() -> 
     assert isinstance(translate_failure(error, SQL_SERVER), WarehouseUnavailableError)
 
 
-def refused(url: URL | str) -> tuple[SpendGateError, float]:
-    """The error of a transaction on `url`, and the seconds it took."""
-    began = time.monotonic()
-    warehouse = Warehouse(url)
-    with pytest.raises(SpendGateError) as failure, warehouse.transaction():
-        pass
-    warehouse.close()
-    return failure.value, time.monotonic() - began
-
-
 def assert_one_sentence(error: SpendGateError) -> None:
     assert "\n" not in str(error)
-    assert len(str(error)) < 500
-
-
-@contextmanager
-def silent_port() -> Iterator[int]:
-    """A port that accepts and says nothing: a server that hangs, or that isn't one."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        held: list[socket.socket] = []
-
-        def accept() -> None:
-            while True:
-                try:
-                    held.append(server.accept()[0])
-                except OSError:
-                    return
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
-        for connection in held:
-            connection.close()
-
-
-@pytest.fixture
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
-
-
-MSSQL_AWAY = "mssql+mssqlpython://sa:x@127.0.0.1:{}/spendgate?Encrypt=no"
-POSTGRESQL_AWAY = "postgresql+psycopg://u:x@127.0.0.1:{}/spendgate"
-
-
-def skip_without_driver(error: SpendGateError) -> None:
-    """A machine without the system libraries of SQL Server's driver can't say how that driver fails."""
-    if isinstance(error, ConfigurationError):
-        pytest.skip(f"SQL SERVER'S DRIVER WAS NOT TESTED: {error}")
-
-
-def test_a_driver_whose_libraries_are_missing_says_what_to_install() -> None:
-    said = "Failed to load the driver. Please read the documentation to install the required dependencies."
-    cause = mssql_python.OperationalError("Connection operation failed", said)
-    error = translate_failure(DBAPIError(None, None, cause), SQL_SERVER)
-    assert isinstance(error, ConfigurationError)
-    assert "libltdl7" in str(error)
-    assert_one_sentence(error)
-
-
-@pytest.mark.slow  # SQL Server's driver keeps trying a closed port until its time-out
-@pytest.mark.parametrize("url", [POSTGRESQL_AWAY, MSSQL_AWAY], ids=["postgresql", "mssql"])
-def test_a_server_that_is_down_is_told_within_20_seconds(url: str, closed_port: int) -> None:
-    error, seconds = refused(url.format(closed_port))
-    skip_without_driver(error)
-    assert isinstance(error, WarehouseUnavailableError)
-    assert f"127.0.0.1:{closed_port}" in str(error)
-    assert_one_sentence(error)
-    assert seconds < 20
-
-
-@pytest.mark.parametrize("url", [POSTGRESQL_AWAY, MSSQL_AWAY], ids=["postgresql", "mssql"])
-def test_a_server_that_says_nothing_is_told_when_the_time_out_is_over(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert engine.CONNECT_TIMEOUT_SECONDS < 20
-    monkeypatch.setattr(engine, "CONNECT_TIMEOUT_SECONDS", 2)
-    with silent_port() as port:
-        error, seconds = refused(url.format(port))
-    skip_without_driver(error)
-    assert isinstance(error, WarehouseUnavailableError)
-    assert_one_sentence(error)
-    assert 1 < seconds < 8
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"password": "wrong"}, {"username": "nobody"}, {"database": "not_there"}],
-    ids=["password", "user", "database"],
-)
-def test_a_refused_login_says_what_to_check(server_url: URL, wrong: dict[str, str]) -> None:
-    error, seconds = refused(server_url.set(**wrong))
-    assert isinstance(error, WarehouseAccessError)
-    assert "check user, password, database" in str(error)
-    assert_one_sentence(error)
-    assert seconds < 20
-
-
-@pytest.mark.mssql
-@pytest.mark.parametrize("server_url", ["mssql"], indirect=True)
-@pytest.mark.parametrize("wrong", [{"password": "wrong"}, {"database": "not_there"}], ids=["password", "database"])
-def test_a_refused_login_to_sql_server_says_what_to_check(server_url: URL, wrong: dict[str, str]) -> None:
-    test_a_refused_login_says_what_to_check(server_url, wrong)
+    assert len(str(error)) < 600
 
 
 @pytest.mark.parametrize(

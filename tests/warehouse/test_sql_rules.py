@@ -213,6 +213,10 @@ BAD = [
     ),
     ("joins_no_texts", column("a.ad_title + 'x'")),
     ("joins_no_texts", column("a.ad_title + a.ad_title")),
+    (
+        "compares_texts_to_their_end",
+        where("EXISTS (SELECT a.ad_id, a.ad_title EXCEPT SELECT a.ad_id, CONCAT(a.ad_title, '.') AS t)"),
+    ),
     ("has_no_colon_in_texts", where("a.ad_title = 'at :noon'")),
     ("translates", statement("SELECT a.ad_id FROM ads.Ad AS a FOR JSON PATH")),
     ("translates", column("@@ROWCOUNT")),

@@ -1,4 +1,7 @@
-"""Benchmarks: figures as ratios to a limit that is measured in the same run, on services of their own."""
+"""Benchmarks: figures as ratios to a limit that is measured in the same run, on services of their own.
+
+The intake can be measured on another warehouse: in an empty database, which is empty again afterwards.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from pydantic import SecretStr
+from sqlalchemy import inspect
 
 from spendgate.bench.eventhub import measure_eventhub
 from spendgate.bench.files import measure_files
@@ -17,23 +23,31 @@ from spendgate.errors import ConfigurationError
 from spendgate.local import services
 from spendgate.settings import Settings
 from spendgate.show import say, show_table, tell
+from spendgate.warehouse import schema
+from spendgate.warehouse.engine import Warehouse
 
 NAMES = ("freshness", "ingest", "spend")
 # What `ingest` reads, by kind of stream.
 INGEST = {"kafka": measure_ingest, "eventhub": measure_eventhub, "files": measure_files}
 
 
-def run_benchmark(name: str, *, clicks: int, days: int, tries: int, as_json: bool, stream: str = "kafka") -> None:
+def run_benchmark(
+    name: str, *, clicks: int, days: int, tries: int, as_json: bool, stream: str = "kafka", warehouse: str | None = None
+) -> None:
     """Run one benchmark in a temporary home and print its table, with `as_json` one JSON object at the end.
 
+    `warehouse` is the URL of an empty database to use in place of a warehouse of its own.
+
     Raises:
-        ConfigurationError: there is no such benchmark.
+        ConfigurationError: there is no such benchmark, or the database isn't empty.
     """
     if name not in NAMES:
         raise ConfigurationError(f"There is no benchmark {name!r}; there are {', '.join(NAMES)}.")
     if stream not in INGEST:
         raise ConfigurationError(f"There is no benchmark of {stream}; there are {', '.join(INGEST)}.")
-    with _services() as settings:
+    if warehouse is not None and name != "ingest":
+        raise ConfigurationError(f"--warehouse is for bench ingest alone; leave it out for {name}.")
+    with _warehouse(warehouse) as url, _services(url) as settings:
         if name == "freshness":
             figures, rows = measure_freshness(settings, tries)
         elif name == "ingest":
@@ -46,10 +60,32 @@ def run_benchmark(name: str, *, clicks: int, days: int, tries: int, as_json: boo
 
 
 @contextmanager
-def _services() -> Iterator[Settings]:
-    """A warehouse and a broker in a home that is gone afterwards."""
+def _warehouse(url: str | None) -> Iterator[SecretStr | None]:
+    """`url` while the benchmark fills it, which must be an empty database, and is one again afterwards."""
+    if url is None:
+        yield None
+        return
+    warehouse = Warehouse(url, setting="--warehouse")
+    try:
+        with warehouse.transaction(read_only=True) as transaction:
+            if inspect(transaction.connection).get_table_names(schema="ads"):
+                raise ConfigurationError(
+                    "The database that --warehouse names holds SpendGate's tables, which the benchmark would drop; "
+                    "make an empty one for it."
+                )
+        try:
+            yield SecretStr(url)
+        finally:
+            schema.migrate(warehouse, "base")
+    finally:
+        warehouse.close()
+
+
+@contextmanager
+def _services(warehouse_url: SecretStr | None) -> Iterator[Settings]:
+    """A broker, and a warehouse unless one is given, in a home that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="spendgate-bench-") as folder:
-        settings = Settings(home=Path(folder), warehouse_url=None, kafka_bootstrap=None)
+        settings = Settings(home=Path(folder), warehouse_url=warehouse_url, kafka_bootstrap=None)
         try:
             services.up(settings, airflow=False, report=tell)
             yield settings

@@ -11,14 +11,14 @@ from typing import Any
 
 import sqlalchemy
 from filelock import FileLock, Timeout
-from sqlalchemy.exc import SQLAlchemyError
 
-from spendgate.errors import ServiceError
+from spendgate.errors import ServiceError, SpendGateError
 from spendgate.local import airflow as airflow_service
 from spendgate.local import broker, postgres
 from spendgate.local.processes import LOCALHOST, Supervisor
 from spendgate.settings import Settings, StreamKind
 from spendgate.streams.endpoints import Endpoints
+from spendgate.warehouse.engine import Warehouse
 
 Report = Callable[[str], None]
 
@@ -217,12 +217,16 @@ def _elsewhere(name: str, address: str, setting: str, answers: Callable[[], bool
 
 
 def _answers(url: sqlalchemy.URL) -> bool:
+    warehouse = None
     try:
-        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
-        with engine.connect() as connection:
-            return bool(connection.execute(sqlalchemy.text("SELECT 1")).scalar_one() == 1)
-    except SQLAlchemyError:
+        warehouse = Warehouse(url)
+        with warehouse.transaction(read_only=True) as transaction:
+            return bool(transaction.connection.execute(sqlalchemy.text("SELECT 1")).scalar_one() == 1)
+    except SpendGateError:
         return False
+    finally:
+        if warehouse is not None:
+            warehouse.close()
 
 
 @contextmanager

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from uuid import UUID
 
+import numpy as np
 import pgpq
 import pyarrow as pa
+import pyarrow.compute as pc
 from sqlalchemy import Table, Uuid
 from sqlalchemy.dialects import mssql
 
@@ -15,6 +16,10 @@ from sqlalchemy.dialects import mssql
 MSSQL_BULK_ERRORS = (RuntimeError, ValueError)
 # The driver's own limit is 30 s for the whole copy, which a batch over a slow line can need.
 BULK_TIMEOUT_SECONDS = 600
+# All rows of a call are one batch of the server's, and so one transaction: a copy that fails leaves none. No table
+# lock: tasks copy to the same tables side by side, and the merge writes to one of them; on a heap with an index the
+# lock would be an exclusive one, and who copies would wait for a merge that may take minutes.
+_OPTIONS = {"batch_size": 0, "table_lock": False}
 
 
 def copy_postgresql(connection: Any, table: Table, rows: pa.Table) -> None:
@@ -32,17 +37,20 @@ def copy_postgresql(connection: Any, table: Table, rows: pa.Table) -> None:
 
 def copy_mssql(connection: Any, table: Table, rows: pa.Table) -> None:
     """Bulk copy `rows` into `table`; the driver does it on a connection of its own and commits."""
+    copy_mssql_rows(connection, table.fullname, rows_for_mssql(table, rows))
+
+
+def copy_mssql_rows(connection: Any, name: str, rows: pa.Table) -> None:
+    """Bulk copy rows that are as the driver takes them."""
     with connection.cursor() as cursor:
         # By name: left to itself the driver goes by position, and identity columns would be filled.
         cursor.bulkcopy_arrow(
-            table.fullname,
-            _for_mssql(table, rows),
-            column_mappings=list(rows.schema.names),
-            timeout=BULK_TIMEOUT_SECONDS,
+            name, rows, column_mappings=list(rows.schema.names), timeout=BULK_TIMEOUT_SECONDS, **_OPTIONS
         )
 
 
-def _for_mssql(table: Table, rows: pa.Table) -> pa.Table:
+def rows_for_mssql(table: Table, rows: pa.Table) -> pa.Table:
+    """`rows` as the bulk core takes them for the columns of `table`."""
     columns = [_converter(table, name)(rows.column(name)) for name in rows.schema.names]
     return pa.table(columns, names=rows.schema.names)
 
@@ -50,9 +58,24 @@ def _for_mssql(table: Table, rows: pa.Table) -> pa.Table:
 def _converter(table: Table, name: str) -> Callable[[pa.ChunkedArray], Any]:
     kind = table.columns[name].type
     if isinstance(kind, Uuid):
-        return lambda column: pa.array(
-            [None if value is None else str(UUID(bytes=value)) for value in column.to_pylist()], pa.string()
-        )
+        return _uuid_texts
     if isinstance(kind.dialect_impl(mssql.dialect()), mssql.BIT):
         return lambda column: column.cast(pa.bool_())
     return lambda column: column
+
+
+# Where the 32 digits of a UUID stand among the 36 characters of its text.
+_DIGITS = np.array([place for place in range(36) if place not in (8, 13, 18, 23)])
+
+
+def _uuid_texts(column: pa.ChunkedArray) -> Any:
+    """UUIDs of 16 bytes as text: the bulk core takes it for a uniqueidentifier, and bytes in no order it would swap."""
+    values = column.combine_chunks()
+    if values.null_count:
+        filled = _uuid_texts(pa.chunked_array([values.fill_null(bytes(16))]))
+        return pc.if_else(values.is_valid(), filled, pa.scalar(None, pa.string()))
+    raw = memoryview(values.buffers()[1])[values.offset * 16 : (values.offset + len(values)) * 16]
+    texts = np.full((len(values), 36), ord("-"), np.uint8)
+    texts[:, _DIGITS] = np.frombuffer(raw.hex().encode("ascii"), np.uint8).reshape(-1, 32)
+    ends = np.arange(0, 36 * (len(values) + 1), 36, dtype=np.int32)
+    return pa.StringArray.from_buffers(len(values), pa.py_buffer(ends), pa.py_buffer(texts))

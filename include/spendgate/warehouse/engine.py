@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,17 +10,21 @@ from enum import IntEnum
 from typing import Any, TypeVar
 
 import pyarrow as pa
-from sqlalchemy import URL, Connection, Engine, Executable, Row, Table, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy import URL, Connection, Engine, Executable, Row, Table, create_engine, event, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
-from spendgate.errors import ConfigurationError, RunUnderWayError
+from spendgate.errors import RunUnderWayError, SpendGateError, TransientError
+from spendgate.warehouse.address import SETTING, checked_url
 from spendgate.warehouse.bulk import MSSQL_BULK_ERRORS, copy_mssql, copy_postgresql
-from spendgate.warehouse.failures import failed_number, translate_failure
+from spendgate.warehouse.failures import failed_number, translate_failure, translate_refusal
 from spendgate.warehouse.statements import Statement, load_statement, translate_statement
 from spendgate.warehouse.tables import BatchNumber, to_stored
 
 # A server that is up accepts within a second; half a minute of silence is a server that is away.
 CONNECT_TIMEOUT_SECONDS = 10
+# A task has its transaction and a bulk copy open at once; what remains is for threads beside them.
+DEFAULT_CONNECTIONS = 6
 DEFAULT_LOCK_TIMEOUT_SECONDS = 600.0
 Thing = TypeVar("Thing")
 
@@ -157,17 +161,30 @@ def as_utc(stored: datetime) -> datetime:
 class Warehouse:
     """A warehouse on PostgreSQL or SQL Server, told apart by its URL.
 
+    `connections` is how many one process holds at most; `setting` is where the URL came from, which errors name;
+    `make_engine` makes SQLAlchemy's engine of the URL and options, for who has a way of their own.
+
     Raises:
-        ConfigurationError: the URL is none, or of another database.
+        ConfigurationError: the URL is none, of another database, or lacks what is needed to sign in.
     """
 
     url: URL | str
     lock_timeout: float = DEFAULT_LOCK_TIMEOUT_SECONDS
+    connections: int = DEFAULT_CONNECTIONS
+    setting: str = SETTING
+    make_engine: Callable[..., Engine] = create_engine
     engine: Engine = field(init=False)
 
     def __post_init__(self) -> None:
-        self.url = _checked_url(self.url)
-        self.engine = create_engine(self.url, pool_size=2, max_overflow=4, connect_args=_connect_args(self.url))
+        self.url = checked_url(self.url, self.setting)
+        self.engine = self.make_engine(
+            self.url,
+            pool_size=self.connections,
+            max_overflow=0,
+            # A connection that its server or a gateway closed while it was idle is replaced, not handed out.
+            pool_pre_ping=True,
+            connect_args=_connect_args(self.url),
+        )
         event.listen(self.engine, "connect", _prepare_mssql if self.dialect == "mssql" else _prepare_postgresql)
 
     @property
@@ -175,6 +192,20 @@ class Warehouse:
         """ "postgresql" or "mssql"."""
         name: str = self.engine.dialect.name
         return name
+
+    def connect(self) -> Connection:
+        """A connection of the pool, which takes it back when it is closed.
+
+        Raises:
+            TransientError: the server is away, or all connections are in use.
+            PermanentError: the server refuses; the sentence says what to change.
+        """
+        try:
+            return self.engine.connect()
+        except DBAPIError as error:
+            raise translate_refusal(error, self.engine.url, self.setting) from error
+        except NoConnectionFree as error:
+            raise self._none_free() from error
 
     @contextmanager
     def transaction(self, *, read_only: bool = False) -> Iterator[Transaction]:
@@ -184,19 +215,20 @@ class Warehouse:
             TransientError: the server is away, or a deadlock or time-out ended the transaction.
             PermanentError: the server refuses; the sentence says what to change.
         """
-        try:
-            with self.engine.begin() as connection:
-                if read_only and self.dialect == "postgresql":
-                    connection.execute(text("SET TRANSACTION READ ONLY"))
-                try:
-                    yield Transaction(connection, self.dialect, self.lock_timeout)
-                except DBAPIError as error:
-                    number = failed_number(connection) if self.dialect == "mssql" else None
-                    raise translate_failure(error, self.engine.url, number) from error
-                if read_only:
-                    connection.rollback()
-        except DBAPIError as error:
-            raise translate_failure(error, self.engine.url) from error
+        with self.connect() as connection:
+            try:
+                with connection.begin():
+                    if read_only and self.dialect == "postgresql":
+                        connection.execute(text("SET TRANSACTION READ ONLY"))
+                    try:
+                        yield Transaction(connection, self.dialect, self.lock_timeout)
+                    except DBAPIError as error:
+                        number = failed_number(connection) if self.dialect == "mssql" else None
+                        raise translate_failure(error, self.engine.url, number, self.setting) from error
+                    if read_only:
+                        connection.rollback()
+            except DBAPIError as error:
+                raise translate_failure(error, self.engine.url, setting=self.setting) from error
 
     def bulk_load(self, table: Table, rows: pa.Table) -> int:
         """Append `rows` to `table` by the engine's bulk door, on a connection and transaction of its own.
@@ -207,37 +239,22 @@ class Warehouse:
         if rows.num_rows == 0:
             return 0
         copy, own = (copy_mssql, MSSQL_BULK_ERRORS) if self.dialect == "mssql" else (copy_postgresql, ())
-        connection = None
-        try:
-            connection = self.engine.raw_connection()
-            copy(connection, table, rows)
-        except (DBAPIError, self.engine.dialect.loaded_dbapi.Error, *own) as error:
-            raise translate_failure(error, self.engine.url) from error
-        finally:
-            if connection is not None:
-                connection.close()
+        with self.connect() as connection:
+            try:
+                copy(connection.connection, table, rows)
+            except (DBAPIError, self.engine.dialect.loaded_dbapi.Error, *own) as error:
+                raise translate_failure(error, self.engine.url, setting=self.setting) from error
         return int(rows.num_rows)
+
+    def _none_free(self) -> SpendGateError:
+        return TransientError(
+            f"All {self.connections} connections of this process to the warehouse are in use; run again, or set "
+            "SPENDGATE_WAREHOUSE_CONNECTIONS higher."
+        )
 
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
-
-
-def _checked_url(url: URL | str) -> URL:
-    try:
-        parsed = make_url(url)
-        name = parsed.get_backend_name()
-        parsed.get_dialect()
-    except (ArgumentError, NoSuchModuleError, ImportError) as error:
-        raise ConfigurationError(
-            "Set SPENDGATE_WAREHOUSE_URL to postgresql+psycopg://... or mssql+mssqlpython://...; "
-            "what it holds is no database URL."
-        ) from error
-    if parsed.drivername not in ("postgresql+psycopg", "mssql+mssqlpython"):
-        raise ConfigurationError(
-            f"Set SPENDGATE_WAREHOUSE_URL to postgresql+psycopg://... or mssql+mssqlpython://..., not {name}."
-        )
-    return parsed
 
 
 def _connect_args(url: URL) -> dict[str, object]:
@@ -253,9 +270,13 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
 
 
 def _prepare_mssql(connection: Any, _record: object) -> None:
-    # Without XACT_ABORT a failed INSERT after a DELETE can leave the DELETE to be committed. Row counts are what
-    # the steps go by, so no server's default and no batch of ours may set NOCOUNT ON: a SET in a batch with
-    # parameters outlives it on some servers.
+    """Once for each connection, which keeps it: the pool rolls back, and nothing resets the session in between.
+
+    XACT_ABORT ON: without it a failed INSERT after a DELETE can leave the DELETE to be committed. NOCOUNT OFF,
+    although batches of statements are often run with ON: the steps go by row counts, and with ON there are none.
+    Neither may be left to a server's default, or be set by a batch of ours: a SET in a batch with parameters
+    outlives it on some servers.
+    """
     with connection.cursor() as cursor:
         cursor.execute("SET XACT_ABORT ON; SET NOCOUNT OFF;")
     connection.commit()
