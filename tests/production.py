@@ -25,7 +25,8 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy import URL, create_engine, text
 
-from spendgate.local.airflow import AIRFLOW, AirflowClient
+from spendgate.local.airflow import AIRFLOW
+from spendgate.local.airflow_client import AirflowClient
 from spendgate.local.processes import LOCALHOST, Supervisor
 from spendgate.secrets_file import SECRETS
 from spendgate.settings import ROOT

@@ -10,8 +10,7 @@ from sqlalchemy import func, select
 
 from spendgate.clock import day_start, format_instant, utc_now
 from spendgate.errors import ServiceError
-from spendgate.local import airflow as airflow_service
-from spendgate.local import services
+from spendgate.local import airflow_client, services
 from spendgate.local.sample import sample_events
 from spendgate.settings import Settings, StreamKind, load_settings
 from spendgate.show import counted, progress, say, show_table, tell
@@ -46,7 +45,7 @@ def run_demo(settings: Settings, *, once: bool, clicks: int, seed: int) -> None:
         if once:
             services.down(settings, tell)
     if not once:
-        with airflow_service.client(settings) as client:
+        with airflow_client.client(settings) as client:
             client.unpause(FOLLOWER)
         say("Everything stays up and follows the streams; stop it with ./spendgate down.")
         say_login(settings)
@@ -79,7 +78,7 @@ def _write(writer: KafkaWriter, queued: dict[str, list[tuple[bytes | None, bytes
 
 def _run_dags(settings: Settings, as_of: datetime) -> None:
     """Run both DAGs in Airflow."""
-    with airflow_service.client(settings) as client:
+    with airflow_client.client(settings) as client:
         for dag_id in HOURLY:
             client.wait_for_dag(dag_id)
         ingest = _first_scheduled_run(client, "ingest_events") or client.trigger("ingest_events", {})
@@ -103,7 +102,7 @@ def _decided_as_of(settings: Settings, as_of: datetime) -> bool:
     return bool(decided)
 
 
-def _first_scheduled_run(client: airflow_service.AirflowClient, dag_id: str) -> str | None:
+def _first_scheduled_run(client: airflow_client.AirflowClient, dag_id: str) -> str | None:
     """The run that the scheduler makes when an hourly DAG is unpaused for the first time; None if it had runs."""
     if client.runs(dag_id):
         client.unpause(dag_id)
@@ -117,7 +116,7 @@ def _first_scheduled_run(client: airflow_service.AirflowClient, dag_id: str) -> 
     return None
 
 
-def _await_run(client: airflow_service.AirflowClient, dag_id: str, run_id: str) -> None:
+def _await_run(client: airflow_client.AirflowClient, dag_id: str, run_id: str) -> None:
     tell(f"running {dag_id} in Airflow")
     state = client.wait(dag_id, run_id, RUN_TIMEOUT_SECONDS, tell)
     if state != "success":

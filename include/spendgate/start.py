@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from spendgate.local import airflow as airflow_service
 from spendgate.local import services
 from spendgate.settings import Settings, StreamKind
 from spendgate.show import say, tell
@@ -30,7 +29,9 @@ def start_services(settings: Settings, *, airflow: bool = True, schedule: bool =
             settings.streams_of(StreamKind.KAFKA), settings.topic_partitions
         )
     if airflow:
-        with airflow_service.client(settings) as client:
+        from spendgate.local import airflow_client
+
+        with airflow_client.client(settings) as client:
             for dag_id in (*HOURLY, FOLLOWER) if schedule else ():
                 client.wait_for_dag(dag_id)
                 client.unpause(dag_id)

@@ -16,7 +16,7 @@ from tests.production import Production
 
 from spendgate import health
 from spendgate.clock import utc_now
-from spendgate.local.airflow import AirflowClient
+from spendgate.local.airflow_client import AirflowClient
 from spendgate.merge import Merge
 from spendgate.streams.kafka_producer import KafkaWriter
 from spendgate.warehouse.engine import Lock, Warehouse

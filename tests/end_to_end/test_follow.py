@@ -20,8 +20,7 @@ from tests.factories import advertiser, budget, click
 from tests.untraced import untraced
 
 from spendgate.clock import utc_now
-from spendgate.local import airflow as airflow_service
-from spendgate.local import services
+from spendgate.local import airflow_client, services
 from spendgate.settings import Settings
 from spendgate.start import FOLLOWER, start_services
 from spendgate.streams.kafka_producer import KafkaWriter
@@ -91,7 +90,7 @@ def published_flags(settings: Settings) -> dict[int, dict[str, Any]]:
 
 
 def follower_runs(settings: Settings) -> list[dict[str, Any]]:
-    with airflow_service.client(settings) as client:
+    with airflow_client.client(settings) as client:
         return client.runs(FOLLOWER)
 
 

@@ -16,7 +16,7 @@ import pytest
 from tests.untraced import untraced
 
 from spendgate.errors import ServiceError
-from spendgate.local import airflow, postgres, services
+from spendgate.local import airflow, airflow_client, postgres, services
 from spendgate.local.processes import LOCALHOST, Supervisor
 from spendgate.settings import Settings
 
@@ -76,7 +76,7 @@ def test_airflow_comes_up_runs_a_dag_heals_and_goes(
 
     (dags / "count_words.py").write_text(DAG)
     (dags / "broken.py").write_text("import airflow.nothing  # not a dag")
-    with airflow.client(settings) as client:
+    with airflow_client.client(settings) as client:
         client.wait_for_dag("count_words")
         client.unpause("count_words")
         run_id = client.trigger("count_words", {"text": "one two three"})
@@ -160,5 +160,5 @@ def test_a_component_that_dies_at_once_names_its_log(
 
 def test_a_client_of_an_airflow_that_is_down_says_what_to_run(supervisor: Supervisor, settings: Settings) -> None:
     supervisor.remember_port(airflow.API_SERVER, 1)
-    with airflow.client(settings) as client, pytest.raises(ServiceError, match="Airflow doesn't answer"):
+    with airflow_client.client(settings) as client, pytest.raises(ServiceError, match="Airflow doesn't answer"):
         client.runs("any")

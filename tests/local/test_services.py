@@ -14,7 +14,7 @@ import pytest
 from pydantic import SecretStr
 
 from spendgate.errors import ServiceError
-from spendgate.local import airflow, broker, postgres, services
+from spendgate.local import airflow, airflow_client, broker, postgres, services
 from spendgate.local.processes import LOCALHOST, Supervisor
 from spendgate.settings import ROOT, Settings
 
@@ -40,7 +40,7 @@ def test_where_to_reach_them_is_known_after_up(supervisor: Supervisor, settings:
     assert services.kafka_properties(settings) == {"bootstrap.servers": broker.address(supervisor)}
 
 
-@pytest.mark.parametrize("ask", [services.warehouse_url, services.kafka_properties, services.ui, airflow.client])
+@pytest.mark.parametrize("ask", [services.warehouse_url, services.kafka_properties, services.ui, airflow_client.client])
 def test_before_the_first_up_the_answer_says_what_to_run(settings: Settings, ask: Callable[[Settings], object]) -> None:
     with pytest.raises(ServiceError, match=r"never started here: run \./spendgate up"):
         ask(settings)
