@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from sqlalchemy import URL, create_engine, make_url, text
 
-from spendgate.errors import ConfigurationError, WarehouseAccessError
+from spendgate.errors import ConfigurationError, PermanentError
 from spendgate.provision import airflow_connections, prepare_warehouse, provision
 from spendgate.secrets_file import make_password
 from spendgate.settings import Settings
@@ -118,7 +118,7 @@ def test_database_login_and_user_are_made_and_a_new_password_counts(wanted: tupl
         try:
             with warehouse.transaction() as transaction:
                 transaction.connection.execute(text(statement))
-        except WarehouseAccessError:
+        except PermanentError:
             return True
         finally:
             warehouse.close()

@@ -2,7 +2,7 @@
 
 In this order, each step safe to repeat:
 
-1. on SQL Server, as its administrator: the database, a login for each of `USERS`;
+1. on SQL Server, as its administrator: the database, and a login for the pipeline, the API and analysts;
 2. the schema, with the roles and what they may (migrations);
 3. on SQL Server: a user for each login, as member of its role;
 4. the Kafka topics;
@@ -16,12 +16,14 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
+from sqlalchemy import URL, Connection, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from spendgate.errors import ConfigurationError, TransientError
@@ -29,8 +31,10 @@ from spendgate.settings import Settings, StreamKind, split_stream
 from spendgate.streams.endpoints import FLAG_TOPIC_PARTITIONS
 from spendgate.streams.kafka_producer import KafkaTopics
 from spendgate.warehouse import schema
-from spendgate.warehouse.engine import CONNECT_TIMEOUT_SECONDS, Warehouse
-from spendgate.warehouse.failures import translate_failure
+from spendgate.warehouse.engine import Warehouse
+from spendgate.warehouse.failures import failed_number, translate_failure
+from spendgate.warehouse.roles import Role
+from spendgate.warehouse.row_versioning import turn_on_row_versioning
 
 Report = Callable[[str], None]
 
@@ -38,7 +42,7 @@ Report = Callable[[str], None]
 WAIT_SECONDS = 180.0
 _PAUSE_SECONDS = 3.0
 
-PIPELINE_ROLE, API_ROLE, ANALYST_ROLE = "spendgate_pipeline", "spendgate_api", "spendgate_analyst"
+ADMIN_SETTING = "SPENDGATE_WAREHOUSE_ADMIN_URL"
 API_USER, ANALYST_USER = "spendgate_api_user", "spendgate_analyst_user"
 
 
@@ -48,7 +52,7 @@ class _User:
 
     name: str
     password: str
-    role: str
+    role: Role
 
 
 def provision(settings: Settings, *, airflow: bool, report: Report) -> None:
@@ -69,7 +73,8 @@ def provision(settings: Settings, *, airflow: bool, report: Report) -> None:
 def prepare_warehouse(settings: Settings, url: URL, report: Report) -> None:
     """Database, logins, schema, users; without an administrator's URL the schema alone, as ourselves."""
     if settings.warehouse_admin_url is None:
-        _patiently(lambda: _migrate(url, report), report)
+        with closing(Warehouse(url)) as warehouse:
+            _patiently(lambda: _migrate(warehouse, report), report)
         return
     admin = make_url(settings.warehouse_admin_url.get_secret_value())
     if not admin.get_backend_name() == url.get_backend_name() == "mssql":
@@ -79,7 +84,8 @@ def prepare_warehouse(settings: Settings, url: URL, report: Report) -> None:
         )
     users = _users(settings, url)
     _patiently(lambda: _prepare_server(admin, str(url.database), users, report), report)
-    _migrate(admin.set(database=url.database), report)
+    with closing(Warehouse(admin.set(database=url.database), setting=ADMIN_SETTING)) as warehouse:
+        _migrate(warehouse, report)
     _prepare_users(admin.set(database=url.database), users, report)
 
 
@@ -106,10 +112,10 @@ def airflow_connections(settings: Settings) -> dict[str, dict[str, Any]]:
 def _users(settings: Settings, url: URL) -> list[_User]:
     if not (url.username and url.password and url.database):
         raise ConfigurationError("Give SPENDGATE_WAREHOUSE_URL the user, password and database that init shall make.")
-    users = [_User(url.username, url.password, PIPELINE_ROLE)]
+    users = [_User(url.username, url.password, Role.PIPELINE)]
     for name, password, role in (
-        (API_USER, settings.api_password, API_ROLE),
-        (ANALYST_USER, settings.analyst_password, ANALYST_ROLE),
+        (API_USER, settings.api_password, Role.API),
+        (ANALYST_USER, settings.analyst_password, Role.ANALYST),
     ):
         if password is not None:
             users.append(_User(name, password.get_secret_value(), role))
@@ -130,35 +136,30 @@ def _patiently(step: Callable[[], None], report: Report) -> None:
             time.sleep(_PAUSE_SECONDS)
 
 
-def _migrate(url: URL, report: Report) -> None:
-    warehouse = Warehouse(url)
-    try:
-        before, now = schema.migrate(warehouse)
-    finally:
-        warehouse.close()
+def _migrate(warehouse: Warehouse, report: Report) -> None:
+    if advice := turn_on_row_versioning(warehouse):
+        report(f"warehouse: {advice}")
+    before, now = schema.migrate(warehouse)
     report(f"warehouse: schema at revision {now}" + ("" if before == now else f" (was {before})"))
 
 
-def _as_administrator(url: URL, work: Callable[[Connection], None]) -> None:
-    """Statements that no transaction may hold: each is committed by itself."""
-    arguments = {"timeout": CONNECT_TIMEOUT_SECONDS}
-    engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool, connect_args=arguments)
-    try:
-        with engine.connect() as connection:
-            work(connection)
-    except DBAPIError as error:
-        failure = translate_failure(error, url)
-        # The sentence is made for everybody else, who is who SPENDGATE_WAREHOUSE_URL says.
-        raise type(failure)(str(failure).replace("_WAREHOUSE_URL", "_WAREHOUSE_ADMIN_URL")) from error
+@contextmanager
+def _as_administrator(url: URL) -> Iterator[Connection]:
+    """A connection for statements that no transaction may hold: each is committed by itself."""
+    made = Warehouse(url, setting=ADMIN_SETTING, make_engine=partial(create_engine, isolation_level="AUTOCOMMIT"))
+    with closing(made) as warehouse, warehouse.connect() as connection:
+        try:
+            yield connection
+        except DBAPIError as error:
+            raise translate_failure(error, url, failed_number(connection), ADMIN_SETTING) from error
 
 
 def _prepare_server(admin: URL, database: str, users: list[_User], report: Report) -> None:
-    def work(connection: Connection) -> None:
+    with _as_administrator(admin.set(database="master")) as connection:
         quote = connection.dialect.identifier_preparer.quote_identifier
         if connection.execute(text("SELECT DB_ID(:name)"), {"name": database}).scalar_one() is None:
             connection.exec_driver_sql(f"CREATE DATABASE {quote(database)}")
             report(f"warehouse: made database {database}")
-            _let_readers_read(connection, database, report)
         for user in users:
             known = text("SELECT COUNT(*) FROM sys.server_principals WHERE name = :name")
             verb = "ALTER" if connection.execute(known, {"name": user.name}).scalar_one() else "CREATE"
@@ -166,21 +167,9 @@ def _prepare_server(admin: URL, database: str, users: list[_User], report: Repor
             password = user.password.replace("'", "''")
             connection.exec_driver_sql(f"{verb} LOGIN {quote(user.name)} WITH PASSWORD = N'{password}'")
 
-    _as_administrator(admin.set(database="master"), work)
-
-
-def _let_readers_read(connection: Connection, database: str, report: Report) -> None:
-    """READ_COMMITTED_SNAPSHOT: readers don't wait for writers. A server that won't have it works all the same."""
-    quote = connection.dialect.identifier_preparer.quote_identifier
-    try:
-        connection.exec_driver_sql(f"ALTER DATABASE {quote(database)} SET READ_COMMITTED_SNAPSHOT ON")
-    except DBAPIError as error:
-        first_line = str(error.orig).strip().splitlines()[0]
-        report(f"warehouse: READ_COMMITTED_SNAPSHOT stays off, so that queries may wait for runs ({first_line})")
-
 
 def _prepare_users(url: URL, users: list[_User], report: Report) -> None:
-    def work(connection: Connection) -> None:
+    with _as_administrator(url) as connection:
         quote = connection.dialect.identifier_preparer.quote_identifier
         for user in users:
             known = text("SELECT COUNT(*) FROM sys.database_principals WHERE name = :name")
@@ -189,8 +178,6 @@ def _prepare_users(url: URL, users: list[_User], report: Report) -> None:
             # Says nothing when it is a member already.
             connection.exec_driver_sql(f"ALTER ROLE {quote(user.role)} ADD MEMBER {quote(user.name)}")
             report(f"warehouse: {user.name} is a member of {user.role}")
-
-    _as_administrator(url, work)
 
 
 def _prepare_topics(settings: Settings, report: Report) -> None:
