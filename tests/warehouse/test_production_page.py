@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +58,9 @@ def gates(warehouse: Warehouse) -> dict[int, tuple[int, bool]]:
     }
 
 
+BEGIN = (advertiser(advertiser_id=1), advertiser(advertiser_id=2), budget(1, at(21), "5"), click(1, at(21, 8), "2"))
+
+
 def run(bench: Bench, topic: Topic, *bodies: bytes) -> None:
     bench.build(*bodies)
     bench.decide(at(21, 12))
@@ -68,22 +72,21 @@ def test_after_a_restore_consumers_get_every_flag_again_and_take_it(
 ) -> None:
     """The warehouse goes on after its backup; then the backup takes its place, and the stream is read again."""
     topic, lost = Topic(), Bench(any_warehouse)
-    backup = Bench(Warehouse(make_database(), lock_timeout=30.0), lost.stream)
-    schema.migrate(backup.warehouse)
-    begin = [*(advertiser(advertiser_id=number) for number in (1, 2)), budget(1, at(21), "5"), click(1, at(21, 8), "2")]
-    run(lost, topic, *begin)
-    run(backup, Topic())
+    with closing(Warehouse(make_database(), lock_timeout=30.0)) as restored:
+        schema.migrate(restored)
+        backup = Bench(restored, lost.stream)
+        run(lost, topic, *BEGIN)
+        run(backup, Topic())
 
-    run(lost, topic, click(2, at(21, 9), "3"))  # exhausted: version 2
-    run(lost, topic, budget(2, at(21, 10), "50"))  # may serve again: version 3
-    assert topic.held == gates(any_warehouse) == {1: (3, True), 2: (1, False)}
+        run(lost, topic, click(2, at(21, 9), "3"))  # exhausted: version 2
+        run(lost, topic, budget(2, at(21, 10), "50"))  # may serve again: version 3
+        assert topic.held == gates(any_warehouse) == {1: (3, True), 2: (1, False)}
 
-    with backup.warehouse.transaction() as transaction:
-        for statement in ";".join(statements(root, "After a restore")).split(";\n"):
-            transaction.run(text(statement.rstrip(";")))
-    run(backup, topic)
-    assert {one: may for one, (_, may) in topic.held.items()} == {1: True, 2: False}
-    run(backup, topic, click(3, at(21, 11), "45"))
-    assert topic.held == gates(backup.warehouse)
-    assert topic.held[1][1] is False, "the budget is exhausted, and the topic says so"
-    backup.warehouse.close()
+        with restored.transaction() as transaction:
+            for statement in ";".join(statements(root, "After a restore")).split(";\n"):
+                transaction.run(text(statement.rstrip(";")))
+        run(backup, topic)
+        assert {one: may for one, (_, may) in topic.held.items()} == {1: True, 2: False}
+        run(backup, topic, click(3, at(21, 11), "45"))
+        assert topic.held == gates(restored)
+        assert topic.held[1][1] is False, "the budget is exhausted, and the topic says so"

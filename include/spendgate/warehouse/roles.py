@@ -20,7 +20,7 @@ from sqlalchemy import Connection, text
 
 from spendgate.warehouse.scripts import run_script
 from spendgate.warehouse.server import ANY_SQL_SERVER, Feature, Server, read_server
-from spendgate.warehouse.tables import WORK, AppUser, CheckedDay
+from spendgate.warehouse.tables import WORK, AppUser, BatchNumber, CheckedDay
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,8 @@ def grants(server: Server = ANY_SQL_SERVER) -> Iterator[str]:
     """The GRANT statements, for roles that are there; each may be run again."""
     for schema in PIPELINE_SCHEMAS:
         yield f"GRANT {WRITE} ON SCHEMA::{schema} TO {Role.PIPELINE}"
+    # Part of the schema's UPDATE on SQL Server, but not on all who speak like it.
+    yield f"GRANT UPDATE ON {BatchNumber.schema}.{BatchNumber.name} TO {Role.PIPELINE}"
     if server.has(Feature.GRANT_ALTER):
         for table in EMPTIED:
             yield f"GRANT ALTER ON {table.fullname} TO {Role.PIPELINE}"
@@ -105,7 +107,10 @@ def _on(privileges: str, name: str) -> str:
 
 
 def _may_grant(connection: Connection) -> bool:
-    asked = text("SELECT COALESCE(IS_ROLEMEMBER('db_owner'), 0) + COALESCE(IS_ROLEMEMBER('db_securityadmin'), 0)")
+    asked = text(
+        "SELECT COALESCE(HAS_PERMS_BY_NAME(DB_NAME(), 'DATABASE', 'CONTROL'), 0) "
+        "+ COALESCE(IS_ROLEMEMBER('db_securityadmin'), 0)"
+    )
     return int(connection.execute(asked).scalar_one()) > 0
 
 

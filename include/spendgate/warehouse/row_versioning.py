@@ -41,8 +41,9 @@ def turn_on_row_versioning(warehouse: Warehouse, wait: float = WAIT_SECONDS) -> 
         return None
     warehouse.engine.dispose()  # our own idle connections would be in the way
     try:
-        with warehouse.engine.connect() as plain:
-            connection = plain.execution_options(isolation_level="AUTOCOMMIT")
+        with warehouse.engine.connect() as connection:
+            connection.detach()  # so that nobody gets it as it is now
+            connection.connection.dbapi_connection.autocommit = True  # type: ignore[union-attr]  # it is open: there is one
             deadline = time.monotonic() + wait
             while _may_alter(connection) and not _turn_on(connection) and time.monotonic() < deadline:
                 time.sleep(_PAUSE_SECONDS)

@@ -31,6 +31,7 @@ class Feature(Enum):
     COMPRESSION = "page and row compression of the indexes of the big tables"
     COLUMNSTORE = "the nonclustered columnstore index ncci_click_event on ads.ClickEvent"
     ROW_VERSIONING = "READ_COMMITTED_SNAPSHOT of the database, checked and set"
+    DEFAULT_NAMES = "the default of etl.Batch.is_replay, dropped by its name where migration 0002 is undone"
     GRANT_ALTER = "the permission ALTER for spendgate_pipeline, which TRUNCATE TABLE asks for, on the work tables"
 
 
