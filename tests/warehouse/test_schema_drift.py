@@ -113,6 +113,13 @@ def test_a_description_that_somebody_changed_is_mended(any_warehouse: Warehouse)
         assert stored_descriptions(transaction.connection)["ads", "ad", "ad_title"] == Ad.c.ad_title.comment
 
 
+def test_a_description_may_hold_any_sign(any_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ad.c.ad_title, "comment", "'100%' :of {it}; \\ ? \u6f22")
+    with any_warehouse.transaction() as transaction:
+        assert write_descriptions(transaction.connection) == 1
+        assert stored_descriptions(transaction.connection)["ads", "ad", "ad_title"] == Ad.c.ad_title.comment
+
+
 def test_the_page_of_the_schema_is_up_to_date(root: Path) -> None:
     written = (root / "docs/schema.md").read_text()
     assert written == render_schema(), "run: python -m spendgate.warehouse.diagram > docs/schema.md"

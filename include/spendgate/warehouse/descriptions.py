@@ -6,10 +6,9 @@ what differs, so a second run writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from sqlalchemy import Column, Connection, Table, text
-from sqlalchemy.schema import DDLElement, SetColumnComment, SetTableComment
 
 from spendgate.warehouse.scripts import run_script
 from spendgate.warehouse.tables import METADATA, SCHEMAS
@@ -39,12 +38,11 @@ _STORED = {
 def write_descriptions(connection: Connection) -> int:
     """Bring the database's descriptions of our tables to those of the code; returns how many were written."""
     stored = stored_descriptions(connection)
-    different = {place: thing for place, thing in _described() if stored.get(place) != thing.comment}
+    different = [(place, thing) for place, thing in _described() if stored.get(place) != thing.comment]
     if connection.dialect.name == "mssql":
-        statements: Iterable[str] = (_property(thing, place in stored) for place, thing in different.items())
+        run_script(connection, (_property(thing, place in stored) for place, thing in different))
     else:
-        statements = (str(_comment(thing).compile(dialect=connection.dialect)) for thing in different.values())
-    run_script(connection, statements)
+        run_script(connection, (_comment(thing) for _, thing in different))
     return len(different)
 
 
@@ -66,18 +64,21 @@ def _described() -> Iterator[tuple[Place, Table | Column[object]]]:
             yield (schema, name, column.name), column
 
 
-def _comment(thing: Table | Column[object]) -> DDLElement:
-    return SetTableComment(thing) if isinstance(thing, Table) else SetColumnComment(thing)
+def _comment(thing: Table | Column[object]) -> str:
+    """A COMMENT ON. SQLAlchemy's own doubles percent signs, which a script's would stay."""
+    if isinstance(thing, Table):
+        return f"COMMENT ON TABLE {thing.fullname} IS {_text(thing.comment or '')}"
+    return f"COMMENT ON COLUMN {thing.table.fullname}.{thing.name} IS {_text(thing.comment or '')}"
 
 
 def _property(thing: Table | Column[object], stored: bool) -> str:
     """A call that adds or updates the extended property MS_Description."""
     verb = "update" if stored else "add"
     table = thing if isinstance(thing, Table) else thing.table
-    call = f"EXEC sp_{verb}extendedproperty N'MS_Description', {_text(thing.comment or '')}"
-    call += f", N'SCHEMA', {_text(str(table.schema))}, N'TABLE', {_text(table.name)}"
-    return call if thing is table else f"{call}, N'COLUMN', {_text(thing.name)}"
+    call = f"EXEC sp_{verb}extendedproperty N'MS_Description', N{_text(thing.comment or '')}"
+    call += f", N'SCHEMA', N{_text(str(table.schema))}, N'TABLE', N{_text(table.name)}"
+    return call if thing is table else f"{call}, N'COLUMN', N{_text(thing.name)}"
 
 
 def _text(value: str) -> str:
-    return "N'" + value.replace("'", "''") + "'"
+    return "'" + value.replace("'", "''") + "'"
