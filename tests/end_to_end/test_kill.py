@@ -147,9 +147,9 @@ class Scenario:
 
 
 @pytest.fixture
-def make_scenario(warehouse: Warehouse, wheel_broker: WheelBroker) -> Callable[..., Scenario]:
+def make_scenario(any_warehouse: Warehouse, wheel_broker: WheelBroker) -> Callable[..., Scenario]:
     def make(**options: int) -> Scenario:
-        return Scenario(warehouse, wheel_broker.bootstrap, **options)
+        return Scenario(any_warehouse, wheel_broker.bootstrap, **options)
 
     return make
 

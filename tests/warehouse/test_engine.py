@@ -159,6 +159,13 @@ def test_sessions_on_sql_server_abort_whole_transactions_and_count_rows(warehous
         assert options(transaction.connection) == (16384, 0)
     with warehouse.transaction() as transaction:  # the same connection, from the pool
         assert options(transaction.connection) == (16384, 0)
+    with suppress(PermanentError), warehouse.transaction() as transaction:
+        transaction.select("SELECT 1 / (a.n - 1) AS x FROM (SELECT 1 AS n) AS a")
+    with warehouse.transaction() as transaction:  # after a rollback
+        assert options(transaction.connection) == (16384, 0)
+    warehouse.engine.dispose()
+    with warehouse.transaction() as transaction:  # a new one in its place
+        assert options(transaction.connection) == (16384, 0)
 
 
 # --- Locks -------------------------------------------------------------------------------------------------

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import mssql_python
 import pytest
-from sqlalchemy import URL, make_url, text
+from sqlalchemy import URL, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
+from spendgate.columns import CLICK_SCHEMA
 from spendgate.errors import (
     ConfigurationError,
     PermanentError,
@@ -20,8 +22,9 @@ from spendgate.errors import (
     WarehouseOutdatedError,
     WarehouseUnavailableError,
 )
-from spendgate.warehouse.engine import Warehouse
+from spendgate.warehouse.engine import Transaction, Warehouse
 from spendgate.warehouse.failures import translate_failure
+from spendgate.warehouse.tables import StagedClick
 
 SQL_SERVER = make_url("mssql+mssqlpython://u:hidden-word@db.example:1433/spendgate")
 
@@ -125,9 +128,12 @@ def test_a_url_of_another_database_or_driver_names_the_setting(url: str) -> None
     assert_one_sentence(failure.value)
 
 
-def test_a_missing_table_or_column_asks_for_migrate(warehouse: Warehouse) -> None:
+def test_a_missing_table_or_column_asks_for_migrate(any_warehouse: Warehouse) -> None:
     for source in ("SELECT n.id FROM ads.Nowhere AS n", "SELECT a.nothing FROM ads.Ad AS a"):
-        with pytest.raises(WarehouseOutdatedError, match="spendgate migrate"), warehouse.transaction() as transaction:
+        with (
+            pytest.raises(WarehouseOutdatedError, match="spendgate migrate"),
+            any_warehouse.transaction() as transaction,
+        ):
             transaction.select(source)
 
 
@@ -148,7 +154,7 @@ def test_the_number_is_asked_of_sql_server_itself(warehouse: Warehouse, monkeypa
     """
     seen: list[int | None] = []
 
-    def spy(error: Exception, url: URL, found: int | None = None) -> SpendGateError:
+    def spy(error: Exception, url: URL, found: int | None = None, setting: str = "") -> SpendGateError:
         seen.append(found)
         return translate_failure(error, url, found)
 
@@ -196,11 +202,51 @@ def test_a_deadlock_on_postgresql_is_worth_a_retry(warehouse: Warehouse) -> None
     test_a_deadlock_on_sql_server_is_worth_a_retry(warehouse)
 
 
-def test_a_connection_cut_by_the_server_is_worth_a_retry(warehouse: Warehouse) -> None:
-    with pytest.raises(WarehouseUnavailableError), warehouse.transaction() as transaction:
-        transaction.connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+def cut(warehouse: Warehouse, session: int) -> None:
+    """End a session by another one, as a server that goes down does."""
+    ending = f"KILL {session}" if warehouse.dialect == "mssql" else f"SELECT pg_terminate_backend({session})"
+    admin = create_engine(warehouse.engine.url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with admin.connect() as connection:
+        connection.execute(text(ending))
+
+
+def session_of(transaction: Transaction) -> int:
+    asked = "SELECT @@SPID" if transaction.dialect == "mssql" else "SELECT pg_backend_pid()"
+    return int(transaction.connection.execute(text(asked)).scalar_one())
+
+
+def lose_the_connection(warehouse: Warehouse) -> None:
     with warehouse.transaction() as transaction:
+        cut(warehouse, session_of(transaction))
+        transaction.next_batch_id()
+
+
+def test_a_connection_cut_by_the_server_is_worth_a_retry(any_warehouse: Warehouse) -> None:
+    with pytest.raises(WarehouseUnavailableError):
+        lose_the_connection(any_warehouse)
+    with any_warehouse.transaction() as transaction:
         assert transaction.next_batch_id() >= 1
+
+
+def test_a_connection_cut_while_it_was_idle_is_replaced_unseen(any_warehouse: Warehouse) -> None:
+    with any_warehouse.transaction() as transaction:
+        session = session_of(transaction)
+    cut(any_warehouse, session)
+    time.sleep(0.2)
+    with any_warehouse.transaction() as transaction:
+        assert transaction.next_batch_id() >= 1
+
+
+def test_more_than_its_share_of_connections_nobody_gets(any_warehouse: Warehouse) -> None:
+    small = Warehouse(any_warehouse.url, connections=1)
+    small.engine.pool._timeout = 0.2  # type: ignore[attr-defined]  # half a minute otherwise
+    try:
+        with small.transaction(), pytest.raises(TransientError, match="SPENDGATE_WAREHOUSE_CONNECTIONS higher"):
+            small.bulk_load(StagedClick, CLICK_SCHEMA.empty_table().from_pylist([{}], schema=CLICK_SCHEMA))
+        with small.transaction() as transaction:
+            assert transaction.next_batch_id() >= 1
+    finally:
+        small.close()
 
 
 def test_our_own_mistakes_are_not_translated(warehouse: Warehouse) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import mssql_python
 import pytest
 from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError
-from sqlalchemy import URL, make_url, text
+from sqlalchemy import URL, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from spendgate.errors import (
@@ -28,6 +28,7 @@ from spendgate.warehouse.address import SETTING
 from spendgate.warehouse.engine import Warehouse
 from spendgate.warehouse.failures import translate_refusal
 from tests.certificates import Authority
+from tests.warehouse.servers import require_error_numbers
 from tests.warehouse.tds_server import TdsServer
 
 MSSQL = "mssql+mssqlpython://sa:hidden-word@127.0.0.1:{}/spendgate"
@@ -200,8 +201,9 @@ def test_a_certificate_that_the_server_named_for_tests_has_of_itself(server_url:
 
 def test_a_permission_that_is_missing_names_the_setting(any_warehouse: Warehouse) -> None:
     """Somebody who may enter the database, and no more."""
+    require_error_numbers(any_warehouse)
     name, word = f"guest_{uuid.uuid4().hex[:8]}", "Guest-2026!word"
-    owner = any_warehouse.engine.execution_options(isolation_level="AUTOCOMMIT")
+    owner = create_engine(any_warehouse.engine.url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     if any_warehouse.dialect == "mssql":
         make = [f"CREATE LOGIN {name} WITH PASSWORD = '{word}'", f"CREATE USER {name} FOR LOGIN {name}"]
         drop = [f"DROP USER {name}", f"DROP LOGIN {name}"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -30,6 +30,14 @@ Thing = TypeVar("Thing")
 
 # SQL Server takes 2,100 parameters a statement: a list of up to this many things, and some more, fit.
 LIST_LENGTH = 1_000
+
+
+# SQL Server's application locks are of one database; some TDS servers' are of them all.
+_GET_LOCK = (
+    "DECLARE @answer INT; DECLARE @resource NVARCHAR(255) = CONCAT(?, DB_NAME()); "
+    "EXEC @answer = sp_getapplock @Resource = @resource, @LockMode = ?, @LockOwner = 'Transaction', "
+    "@LockTimeout = ?; SELECT @answer"
+)
 
 
 class Lock(IntEnum):
@@ -107,15 +115,7 @@ class Transaction:
     def _acquire(self, lock: Lock, shared: bool, timeout: float) -> bool:
         if self.dialect == "mssql":
             mode = "Shared" if shared else "Exclusive"
-            # SQL Server's application locks are of one database; some TDS servers' are of them all.
-            answer = self.connection.execute(
-                text(
-                    "DECLARE @answer INT; DECLARE @resource NVARCHAR(255) = CONCAT(:name, DB_NAME()); "
-                    "EXEC @answer = sp_getapplock @Resource = @resource, @LockMode = :mode, "
-                    "@LockOwner = 'Transaction', @LockTimeout = :timeout; SELECT @answer"
-                ),
-                {"name": f"spendgate_{lock.name.lower()}_", "mode": mode, "timeout": int(timeout * 1000)},
-            ).scalar_one()
+            answer = self._answer(_GET_LOCK, f"spendgate_{lock.name.lower()}_", mode, int(timeout * 1000))
             return int(answer) >= 0
         suffix = "_shared" if shared else ""
         tried = text(f"SELECT pg_try_advisory_xact_lock{suffix}(:key)")
@@ -124,6 +124,15 @@ class Transaction:
         if timeout <= 0:
             return False
         return self._wait_postgresql(lock, suffix, timeout)
+
+    def _answer(self, batch: str, *values: object) -> Any:
+        """The one value that a batch selects, whatever results without columns come before it."""
+        with closing(self.connection.connection.cursor()) as cursor:
+            cursor.execute(batch, values)
+            while cursor.description is None and cursor.nextset():
+                pass
+            (value,) = cursor.fetchone() or (None,)
+            return value
 
     def _wait_postgresql(self, lock: Lock, suffix: str, timeout: float) -> bool:
         self.connection.execute(text(f"SET LOCAL lock_timeout = {int(timeout * 1000)}"))
@@ -215,6 +224,7 @@ class Warehouse:
             TransientError: the server is away, or a deadlock or time-out ended the transaction.
             PermanentError: the server refuses; the sentence says what to change.
         """
+        errors = (DBAPIError, self.engine.dialect.loaded_dbapi.Error)
         with self.connect() as connection:
             try:
                 with connection.begin():
@@ -222,12 +232,12 @@ class Warehouse:
                         connection.execute(text("SET TRANSACTION READ ONLY"))
                     try:
                         yield Transaction(connection, self.dialect, self.lock_timeout)
-                    except DBAPIError as error:
+                    except errors as error:
                         number = failed_number(connection) if self.dialect == "mssql" else None
                         raise translate_failure(error, self.engine.url, number, self.setting) from error
                     if read_only:
                         connection.rollback()
-            except DBAPIError as error:
+            except errors as error:
                 raise translate_failure(error, self.engine.url, setting=self.setting) from error
 
     def bulk_load(self, table: Table, rows: pa.Table) -> int:
