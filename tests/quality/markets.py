@@ -45,7 +45,9 @@ class Market:
         amount = f"{self.prices[owner - 1] * price * self.random.uniform(0.6, 1.4):.4f}"
         return click(self._next, time, amount, advertiser_id=owner, ad_id=100 + owner)
 
-    def day(self, midnight: datetime, clicks: int, hours: Sequence[int] = range(24)) -> Iterator[tuple[datetime, list[bytes]]]:
+    def day(
+        self, midnight: datetime, clicks: int, hours: Sequence[int] = range(24)
+    ) -> Iterator[tuple[datetime, list[bytes]]]:
         """(hour, its clicks) for the hours of a day of about so many clicks."""
         for number in hours:
             hour = midnight + timedelta(hours=number)

@@ -1,52 +1,38 @@
-"""The gate holds bad batches, each with its sentence, and only them; people let them in, or let them never have come."""
+"""The gate holds bad batches, each with its sentence, and only them; people release or discard them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 
-from spendgate.errors import ConfigurationError, HeldBatchError
+from spendgate.errors import HeldBatchError
 from spendgate.merge import Merge
 from spendgate.payload import unpack_messages
 from spendgate.quality.decisions import Decision, batch_record, decide_batch, held_batches, raise_held
-from spendgate.quality.expectations import load_thresholds
-from spendgate.quality.gate import Gate
-from spendgate.replay import RejectedFilter
 from spendgate.warehouse.engine import Warehouse
 from spendgate.warehouse.tables import (
     STAGED,
     Batch,
     BatchDecision,
-    BatchFinding,
-    BatchHour,
     BatchPayload,
-    BatchProfile,
     HeldAdvertiser,
-    RejectedEvent,
     ServingFlag,
-    StreamPosition,
 )
 from tests.factories import (
     DAY,
     HOUR,
+    LENIENT,
     NOW,
     Bench,
-    KilledError,
-    advertiser,
-    advertisers_of,
     ads_of,
+    advertisers_of,
     at,
     budgets_of,
-    click,
     clicks_of,
+    empty_everything,
     flags_of,
-    kill,
     rejected_bodies,
     rejections_of,
     stored,
@@ -55,7 +41,7 @@ from tests.factories import (
 from tests.quality.markets import Market
 
 HISTORY_DAYS = 3
-CLICKS_AN_HOUR = 300
+CLICKS_AN_HOUR = 200
 BAD_HOUR = at(23, 10)
 
 
@@ -103,22 +89,22 @@ BAD = {
     ),
     "volume": (
         lambda market: market.clicks(BAD_HOUR, 50 * CLICKS_AN_HOUR),
-        r"the hour of 2026-11-23 10 h UTC has 15,000 clicks, 50 times what is usual at that hour; at most 10 times is",
+        r"the hour of 2026-11-23 10 h UTC has 10,000 clicks, 50 times what is usual at that hour; at most 10 times is",
     ),
     "currency": (
         lambda market: market.clicks(BAD_HOUR, 300, price=100.0),
-        r"its clicks cost (9\d|10\d)\.?\d* times what their advertisers paid for a click in the last 7 days; 0.2 times to 5",
+        r"its clicks cost (9\d|10\d)\.?\d* times what their advertisers paid for a click in the last 7 days; 0.2",
     ),
     "takeover": (
         lambda market: market.clicks(BAD_HOUR, 300, only=9),
-        r"advertiser 9 has 95\.?\d*% of its 300 clicks, 9\d\.?\d*% more than its share of the last 7 days; at most 50% is",
+        r"advertiser 9 has 95\.?\d*% of its 300 clicks, 9\d\.?\d*% more than its share of the last 7 days",
     ),
 }
 
 
 def tables(warehouse: Warehouse) -> list[Any]:
     """What people and ad servers see; not when it was written, and not how often a flag was decided on the way."""
-    flags = {key: replace(flag, version=0) for key, flag in flags_of(warehouse).items()}
+    flags = {key: flag._replace(version=0) for key, flag in flags_of(warehouse).items()}
     seen = [clicks_of, budgets_of, advertisers_of, ads_of, windows_of, rejected_bodies, rejections_of]
     return [*(read(warehouse) for read in seen), flags, {row.is_stale for row in stored(warehouse, ServingFlag)}]
 
@@ -129,13 +115,11 @@ def states(warehouse: Warehouse) -> list[str]:
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_batch_is_held_with_its_sentence_and_ends_as_a_person_decides(
-    any_warehouse: Warehouse, make_database: Any, kind: str, request: pytest.FixtureRequest
+    any_warehouse: Warehouse, kind: str
 ) -> None:
     make, sentence = BAD[kind]
     ends = {}
     for story in ("passes", "never comes", "release", "discard"):
-        from tests.factories import empty_everything
-
         empty_everything(any_warehouse)
         world = world_on(any_warehouse)
         good_before = states(any_warehouse)
@@ -152,9 +136,11 @@ def test_a_bad_batch_is_held_with_its_sentence_and_ends_as_a_person_decides(
             with pytest.raises(HeldBatchError, match=sentence):
                 raise_held(any_warehouse)
             assert held.sentence.startswith(f"Batch {held.batch_id} of ad-clicks/0 (")
-            assert {row.advertiser_id for row in stored(any_warehouse, ServingFlag) if row.is_stale} == {
-                row.advertiser_id for row in stored(any_warehouse, HeldAdvertiser)
-            } != set()
+            assert (
+                {row.advertiser_id for row in stored(any_warehouse, ServingFlag) if row.is_stale}
+                == {row.advertiser_id for row in stored(any_warehouse, HeldAdvertiser)}
+                != set()
+            )
         world.bench.now += HOUR
         world.stage(good)
         world.build()
