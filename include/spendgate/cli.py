@@ -282,7 +282,7 @@ def query(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="freshness, ingest or spend.")],
+    name: Annotated[str, typer.Argument(help="freshness, gate, ingest or spend.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
     clicks: Annotated[int, typer.Option(min=1000, help="Clicks (spend: a day).")] = 1_000_000,
     days: Annotated[int, typer.Option(min=1, help="Days of history (spend only).")] = 30,

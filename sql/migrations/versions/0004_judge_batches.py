@@ -4,6 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mssql, postgresql
 
+from spendgate.warehouse.server import Feature, read_server
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -71,6 +73,12 @@ def column(name, kind, nullable=False):
 
 def stamps():
     return column("created_at", INSTANT), column("updated_at", INSTANT)
+
+
+def drops_default_by_name():
+    """As in 0002."""
+    on_mssql = op.get_context().dialect.name == "mssql"
+    return on_mssql and read_server(op.get_bind()).has(Feature.DEFAULT_NAMES)
 
 
 def upgrade() -> None:
@@ -158,7 +166,8 @@ def downgrade() -> None:
     for table in ("HeldAdvertiser", "BatchDecision", "BatchFinding", "BatchHour", "BatchProfile"):
         op.drop_table(bare(table), schema="etl")
     op.drop_table(bare("ProfiledAdvertiser"), schema="staging")
+    by_name = drops_default_by_name()
     for schema, table in (("staging", "DecidedFlag"), ("ads", "ServingFlag")):
-        op.drop_column(bare(table), "is_stale", schema=schema, mssql_drop_default=True)
+        op.drop_column(bare(table), "is_stale", schema=schema, mssql_drop_default=by_name)
     for name in ("judged_at", "last_enqueued_at", "first_enqueued_at"):
         op.drop_column(bare("Batch"), name, schema="etl")
