@@ -1,16 +1,22 @@
 """### Build spend windows and serving flags
 
-**Purpose.** Merges staged batches into `ads`, rebuilds the spend windows of the days that they touched, decides
-`can_serve` for every advertiser, publishes what changed, and checks the result.
+**Purpose.** Judges staged batches by what `quality.yaml` expects of them and merges those that pass into `ads`,
+rebuilds the spend windows of the days that they touched, decides `can_serve` for every advertiser, publishes what
+changed, and checks the result.
 
 **Reads.** `staging.*`, `etl.Batch`, `ads.*`.
-**Writes.** `ads.*`, `etl.TouchedDay`, `etl.Outbox`, the topic `SPENDGATE_FLAG_TOPIC`.
+**Writes.** `ads.*`, `etl.TouchedDay`, `etl.Outbox`, the topic `SPENDGATE_FLAG_TOPIC`; what the gate measured and found:
+`etl.Batch*`; for people: Data Docs, `data_docs/index.html` under `SPENDGATE_HOME`.
 **Schedule.** When events were staged, and hourly, so that a new day opens the gate without an event; one run at a
 time. By hand: *Trigger* with `as_of` decides flags at another instant.
 
 **If it fails.** Every task is one or more whole transactions: clear it and it goes on where it stopped.
 - `merge_events`, `rebuild_windows`, `decide_flags`: the sentence says what the warehouse lacks (space, a migration,
   a permission). Flags stay as they were until the next success.
+- `report_held`: batches wait for a person; each has its sentence. All else was done. Read docs/quality.md, then trigger
+  `review_held_batch` or run `./spendgate batches`.
+- `document_quality`: Great Expectations judges a batch other than the gate did, or the Data Docs can't be written; read
+  *gate and Great Expectations disagree* in docs/runbook.md.
 - `publish_flags`: the table is right, the topic is behind; messages wait in `etl.Outbox`.
 - `check_spend`: numbers contradict each other; read *data check* in docs/runbook.md.
 """
@@ -22,7 +28,15 @@ from typing import Any
 
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, dag, task
 
-from spendgate.airflow_adapter import AS_OF, RETRIES, STAGED_EVENTS, open_pipeline, report, requested_instant
+from spendgate.airflow_adapter import (
+    AS_OF,
+    RETRIES,
+    STAGED_EVENTS,
+    open_documents,
+    open_pipeline,
+    report,
+    requested_instant,
+)
 
 START = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
 
@@ -42,8 +56,9 @@ START = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
 def build_spend() -> None:
     @task
     def merge_events() -> dict[str, Any]:
-        """Staged batches become rows of `ads`."""
+        """Staged batches that pass the gate become rows of `ads`; one process, for a task's start costs a second."""
         with open_pipeline() as pipeline:
+            report("judge_batches", pipeline.judge_batches())
             return report("merge_events", pipeline.merge_events())
 
     @task
@@ -70,8 +85,21 @@ def build_spend() -> None:
         with open_pipeline() as pipeline:
             return report("check_spend", pipeline.check_spend())
 
-    decided = decide_flags()
-    merge_events() >> rebuild_windows() >> decided >> [publish_flags(), check_spend()]
+    @task
+    def report_held() -> dict[str, Any]:
+        """Fail, when everything else was done, if batches wait for a person."""
+        with open_pipeline() as pipeline:
+            return report("report_held", pipeline.report_held())
+
+    @task
+    def document_quality() -> dict[str, Any]:
+        """Data Docs of what was judged since the last time, off the way to the flags."""
+        with open_documents() as documents:
+            return report("document_quality", documents.document_verdicts())
+
+    merged = merge_events()
+    merged >> rebuild_windows() >> decide_flags() >> [publish_flags(), check_spend()] >> report_held()
+    merged >> document_quality()
 
 
 build_spend()

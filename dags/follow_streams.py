@@ -12,6 +12,7 @@ hand at any time. Pause it to be left with the hourly runs.
 
 **If it fails.** Every step is one or more whole transactions, and the next run goes on where this one stopped; flags
 of what could be read are decided even if a stream fails.
+- *Batch ... is held*: the gate holds what this run read; later events go on. Read docs/quality.md.
 - *lost the events from ... to ...*: read *stream gap* in docs/runbook.md before you accept the loss.
 - Else the sentence names the stream, the warehouse or the data check: read *Streams aren't followed* in
   docs/runbook.md.

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -19,7 +19,10 @@ from spendgate.errors import StreamUnavailableError
 from spendgate.flags import FlagCounts, Flags
 from spendgate.ingest import Intake, IntakeCounts
 from spendgate.merge import CHUNK_EVENTS, Merge, MergeCounts
+from spendgate.quality.expectations import Severity, Thresholds, load_thresholds
+from spendgate.quality.gate import Gate, GateCounts
 from spendgate.replay import RejectedFilter, Replay, ReplayCounts
+from spendgate.settings import ROOT
 from spendgate.spend import CHUNK_DAYS, Spend, SpendCounts
 from spendgate.streams.base import PartitionRef, RecordBatch
 from spendgate.warehouse.engine import Warehouse
@@ -36,6 +39,15 @@ from spendgate.warehouse.tables import (
 )
 from tests import model
 
+THRESHOLDS = load_thresholds(ROOT / "quality.yaml")
+# For tests about what is in a batch, however odd: the gate lets everything pass.
+LENIENT = replace(
+    THRESHOLDS,
+    everywhere={
+        name: threshold.model_copy(update={"severity": Severity.IGNORE})
+        for name, threshold in THRESHOLDS.everywhere.items()
+    },
+)
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 LATENESS = timedelta(days=31)
 HOUR = timedelta(hours=1)
@@ -242,6 +254,7 @@ class Bench:
     lateness: timedelta = LATENESS
     chunk_events: int = CHUNK_EVENTS
     chunk_days: int = CHUNK_DAYS
+    thresholds: Thresholds = THRESHOLDS
 
     def clock(self) -> datetime:
         return self.now
@@ -266,9 +279,14 @@ class Bench:
         """Stage rejected events again."""
         return self.replayer().replay_rejected(which or RejectedFilter(), dry_run=dry_run)
 
+    def judge(self) -> GateCounts:
+        """Let the gate judge what is staged."""
+        return Gate(self.warehouse, self.clock, self.thresholds).judge_staged()
+
     def merge(self, *bodies: bytes | None) -> MergeCounts:
-        """Stage and merge."""
+        """Stage, judge and merge."""
         self.stage(*bodies)
+        self.judge()
         return Merge(self.warehouse, self.clock, self.chunk_events).merge_staged()
 
     def build(self, *bodies: bytes | None) -> SpendCounts:

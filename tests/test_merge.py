@@ -161,6 +161,7 @@ def test_a_conflict_keeps_its_bytes_and_coordinates_whatever_the_broker_still_ha
     bench.stage(click(3), other)
     bench.stream.lose(4)
     bench.now += timedelta(hours=1)
+    bench.judge()
     counts = Merge(any_warehouse, bench.clock).merge_staged()
     assert counts.conflicts == 1
     [row] = stored(any_warehouse, RejectedEvent)
@@ -328,6 +329,7 @@ def test_batches_are_merged_in_chunks_and_once(any_warehouse: Warehouse) -> None
 def test_a_merge_that_dies_leaves_its_batches_staged(any_warehouse: Warehouse) -> None:
     bench = Bench(any_warehouse)
     bench.stage(click(1), budget(1), click(1, amount="9"))
+    bench.judge()
     calls: list[object] = []
 
     class Killed(Merge):

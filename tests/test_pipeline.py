@@ -106,6 +106,7 @@ def test_steps_in_any_order_over_events_in_any_order_end_in_the_same_rows(any_wa
         bench = fresh(any_warehouse, **sizes)
         steps: list[Callable[[], object]] = [
             *(lambda number=number: bench.read(number) for number in range(PARTITIONS)),
+            bench.judge,
             lambda: Merge(bench.warehouse, bench.clock, bench.chunk_events).merge_staged(),
             bench.rebuild,
         ]

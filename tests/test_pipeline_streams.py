@@ -88,6 +88,7 @@ def test_what_a_person_has_to_mend_in_one_partition_keeps_no_other_waiting(wareh
     bench.produce(clicks, [click(2, HOUR_AGO)], partition=1)
     with pytest.raises(PermanentError, match="before the stored position 7"):
         steps.read_slice(Slice(clicks))
+    steps.judge_batches()
     steps.merge_events()
     assert count(warehouse, ClickEvent) == 2
 

@@ -24,6 +24,7 @@ from spendgate.warehouse.tables import METADATA, STAGED, Batch, BatchPayload, Re
 from tests import model
 from tests.factories import (
     DAY,
+    LENIENT,
     NOW,
     Bench,
     KilledError,
@@ -364,7 +365,7 @@ def test_a_conflict_that_came_before_a_newer_version_is_replayed_before_it(any_w
 
 def test_thousands_are_marked_each_with_its_place(any_warehouse: Warehouse) -> None:
     bodies = [click(number, at(20), amount=str(number % 9)) for number in range(2_500)]
-    bench = late_bench(any_warehouse, *bodies)
+    bench = late_bench(any_warehouse, *bodies, thresholds=LENIENT)
     assert bench.replay().accepted == 2_500
     with any_warehouse.transaction() as transaction:
         # Every 50th clashes with what is stored by the time of the merge.
@@ -585,6 +586,7 @@ def test_killed_between_any_two_steps_and_run_again_it_ends_in_the_same_rows(
         bench = mixed_bench(any_warehouse)
         if dying == "merge":
             bench.replay()
+            bench.judge()
         steps = Steps(any_warehouse, fatal)
         with steps.counted():
             bench.replay() if dying == "replay" else Merge(any_warehouse, bench.clock).merge_staged()

@@ -331,6 +331,7 @@ def test_no_day_is_checked_twice_whatever_touched_it_how_often(any_warehouse: Wa
     spend = Spend(any_warehouse, bench.clock)
     for number in range(3):
         bench.stage(click(number, at(21, number)))
+        bench.judge()
         Merge(any_warehouse, bench.clock).merge_staged()
         spend.rebuild_touched()
     assert spend.check_rebuilt() == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Asset, AssetWatcher, BaseHook, Connection, DagRunState, Param, get_current_context
-from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from sqlalchemy import URL, Engine
 
@@ -21,6 +21,8 @@ from spendgate.errors import ConfigurationError, PermanentError, SpendGateError
 from spendgate.events import Reason
 from spendgate.local import services
 from spendgate.pipeline import Pipeline
+from spendgate.quality.decisions import Decision
+from spendgate.quality.documents import Documents
 from spendgate.replay import RejectedFilter
 from spendgate.settings import ROOT, Settings, StreamKind, load_settings
 from spendgate.streams.endpoints import Endpoints
@@ -150,9 +152,22 @@ REPLAY: dict[str, Any] = {
     ),
 }
 
+REVIEW: dict[str, Any] = {
+    "batch_id": Param(None, type=["null", "integer"], minimum=1, title="Batch", description="Number of a held batch."),
+    "decision": Param(
+        None,
+        type=["null", "string"],
+        enum=[None, *map(str, Decision)],
+        title="Decision",
+        description="release: the next build merges it; discard: it never came.",
+    ),
+    "reason": Param(None, type=["null", "string"], title="Reason", description="Why, for who asks in a year."),
+}
+
 # What the tasks of a headless run, all in this process, reported and failed with.
 _REPORTS: dict[str, dict[str, Any]] = {}
 _FAILURES: list[SpendGateError] = []
+_HEADLESS = False
 
 _DRIVERS = {"mssql": MSSQL, "postgres": POSTGRESQL, "postgresql": POSTGRESQL}
 
@@ -170,6 +185,18 @@ def open_pipeline() -> Iterator[Pipeline]:
             yield Pipeline(settings, warehouse, _endpoints(settings))
         finally:
             warehouse.close()
+
+
+@contextmanager
+def open_documents() -> Iterator[Documents]:
+    """What writes the Data Docs of this task.
+
+    In a headless run a person waits, and the task is skipped: the next scheduled build documents what it judged.
+    """
+    if _HEADLESS:
+        raise AirflowSkipException("Documented by the next scheduled build.")
+    with open_pipeline() as pipeline:
+        yield pipeline.documents()
 
 
 def _wake_up(news: dict[str, str]) -> TriggerEvent:
@@ -228,6 +255,21 @@ def requested_replay() -> tuple[RejectedFilter, bool]:
     with failing_permanently():
         which = RejectedFilter.typed(asked["reason"], asked["stream"], asked["since"], asked["until"])
     return which, bool(asked["dry_run"])
+
+
+def requested_decision() -> tuple[int, Decision, str, str]:
+    """Batch, decision, who triggered the run, and the reason, by the run's parameters.
+
+    Raises:
+        AirflowFailException: one is missing.
+    """
+    context = get_current_context()
+    asked = context["params"]
+    by = getattr(context["dag_run"], "triggering_user_name", None) or "airflow"
+    with failing_permanently():
+        if not asked["batch_id"] or not asked["decision"]:
+            raise ConfigurationError("Trigger it with the number of a held batch and a decision, release or discard.")
+        return int(asked["batch_id"]), Decision(asked["decision"]), str(by), asked["reason"] or ""
 
 
 def _plain(value: object) -> object:
@@ -385,6 +427,8 @@ def run_headless(as_of: datetime | None, announce: Callable[[str], None]) -> dic
     """
     from airflow.dag_processing.dagbag import BundleDagBag
 
+    global _HEADLESS
+    _HEADLESS = True
     _REPORTS.clear()
     _FAILURES.clear()
     bag = BundleDagBag(dag_folder=ROOT / "dags", bundle_path=ROOT / "dags", bundle_name="dags-folder")

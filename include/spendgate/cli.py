@@ -282,7 +282,7 @@ def query(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="freshness, ingest or spend.")],
+    name: Annotated[str, typer.Argument(help="freshness, gate, ingest or spend.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
     clicks: Annotated[int, typer.Option(min=1000, help="Clicks (spend: a day).")] = 1_000_000,
     days: Annotated[int, typer.Option(min=1, help="Days of history (spend only).")] = 30,
@@ -341,6 +341,79 @@ def accept(
 
     accept_gap(Warehouse(services.warehouse_url(load_settings())), gap_id, by, utc_now())
     say(f"Gap {gap_id} is accepted by {by}.")
+
+
+batches = typer.Typer(help="Batches that the gate holds, and deciding on them.")
+app.add_typer(batches, name="batches")
+
+_BatchId = Annotated[int, typer.Argument(metavar="ID", help="The batch's number, from `batches list`.")]
+_By = Annotated[str, typer.Option("--by", help="Who decides.")]
+_Why = Annotated[str, typer.Option("--reason", help="Why, for who asks in a year.")]
+
+
+@batches.command("list")
+def list_batches(
+    state: Annotated[
+        str | None, typer.Option(help="staged, passed, held, released, merged or discarded; held unless told.")
+    ] = None,
+    warned: Annotated[bool, typer.Option("--warned", help="Those that the gate warned of.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Show at most so many.")] = 20,
+) -> None:
+    """List batches that are held, newest first, each with the sentence that says why.
+
+    Example: ./spendgate batches list --state discarded
+    """
+    from spendgate.batches import show_list
+    from spendgate.local import services
+    from spendgate.settings import load_settings
+    from spendgate.warehouse.engine import Warehouse
+
+    show_list(Warehouse(services.warehouse_url(load_settings())), state, limit, warned=warned)
+
+
+@batches.command("show")
+def show_batch(batch_id: _BatchId) -> None:
+    """Show what was measured of a batch, which expectations it doesn't meet, and what was decided.
+
+    Example: ./spendgate batches show 17
+    """
+    from spendgate.batches import show_batch
+    from spendgate.local import services
+    from spendgate.settings import load_settings
+    from spendgate.warehouse.engine import Warehouse
+
+    show_batch(Warehouse(services.warehouse_url(load_settings())), batch_id)
+
+
+@batches.command("release")
+def release_batch(batch_id: _BatchId, by: _By, reason: _Why) -> None:
+    """Let a held batch be merged by the next build.
+
+    Example: ./spendgate batches release 17 --by maria --reason "the sale began"
+    """
+    _decide("release", batch_id, by, reason)
+
+
+@batches.command("discard")
+def discard_batch(batch_id: _BatchId, by: _By, reason: _Why) -> None:
+    """Let a held batch never have come; its messages are kept.
+
+    Example: ./spendgate batches discard 17 --by maria --reason "amounts are in cents, will be sent again"
+    """
+    _decide("discard", batch_id, by, reason)
+
+
+def _decide(decision: str, batch_id: int, by: str, reason: str) -> None:
+    from spendgate.batches import decide
+    from spendgate.clock import utc_now
+    from spendgate.local import services
+    from spendgate.quality.decisions import Decision
+    from spendgate.settings import load_settings
+    from spendgate.warehouse.engine import Warehouse
+
+    settings = load_settings()
+    warehouse = Warehouse(services.warehouse_url(settings), lock_timeout=settings.lock_timeout)
+    decide(warehouse, batch_id, Decision(decision), by, reason, utc_now())
 
 
 rejected = typer.Typer(help="Events that were rejected, and why; trying them again.")

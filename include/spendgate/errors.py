@@ -63,6 +63,14 @@ class CheckFailedError(PermanentError):
     """A data check returned rows that must not exist."""
 
 
+class HeldBatchError(PermanentError):
+    """The gate holds batches until a person releases or discards them; everything else was done."""
+
+
+class QualityDisagreementError(PermanentError):
+    """Great Expectations judges a batch other than the gate did."""
+
+
 class RunUnderWayError(TransientError):
     """Another run holds the lock."""
 

@@ -34,6 +34,9 @@ from spendgate.warehouse.tables import Batch, StagingSweep, StreamGap, StreamPos
 
 log = logging.getLogger(__name__)
 
+# States of batches that a build has something to do with.
+WAITING = ("staged", "passed", "released")
+
 
 @dataclass(frozen=True, slots=True)
 class Position:
@@ -104,8 +107,8 @@ class Intake:
         return {partition: StoredPosition(incarnation, position) for partition, incarnation, position in rows}
 
     def waiting_events(self) -> int:
-        """How many events are in batches that are staged and not yet merged."""
-        waiting = select(func.coalesce(func.sum(Batch.c.event_count), 0)).where(Batch.c.state == "staged")
+        """How many events are in batches that a build would judge or merge."""
+        waiting = select(func.coalesce(func.sum(Batch.c.event_count), 0)).where(Batch.c.state.in_(WAITING))
         with self.warehouse.transaction(read_only=True) as transaction:
             return int(transaction.run(waiting).scalar_one())
 
@@ -258,7 +261,7 @@ class Intake:
         if batch.values:
             origin = Origin(partition.stream, partition.partition, at.epoch)
             positions = (from_position, batch.next_position)
-            count_batch(transaction, origin, batch_id, positions, decoded, len(batch.values), now)
+            count_batch(transaction, origin, batch_id, positions, decoded, batch.enqueued_ms, now)
 
 
 def _key(partition: PartitionRef) -> ColumnElement[bool]:

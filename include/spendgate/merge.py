@@ -1,7 +1,7 @@
 """Merge: accepted batches become rows of `ads`, versions decided, members inferred, touched days recorded.
 
-One transaction a chunk of batches: killed anywhere, the chunk's batches are still "staged" and the next run
-merges them again. What is compared with what is in the headers of sql/merge/.
+One transaction a chunk of batches: killed anywhere, the chunk's batches are still as the gate left them and the next
+run merges them again. What is compared with what is in the headers of sql/merge/.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 CHUNK_EVENTS = 2_000_000
 CHUNK_BATCHES = LIST_LENGTH
 DAYS_AHEAD = 7
+# The gate (spendgate.quality) let the first pass, a person the second.
+MAY_PASS = ("passed", "released")
 _WORK = (
     ContestedClick,
     ClickVersion,
@@ -76,21 +78,21 @@ class MergeCounts:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """Merges staged batches."""
+    """Merges the batches that the gate, or a person, let pass."""
 
     warehouse: Warehouse
     clock: Clock
     chunk_events: int = CHUNK_EVENTS
 
     def merge_staged(self) -> MergeCounts:
-        """Merge every batch that is staged now, in the order of their ids."""
+        """Merge every batch that may pass, in the order of their ids."""
         counts = MergeCounts()
         while self._merge_chunk(counts):
             pass
         return counts
 
     def _merge_chunk(self, counts: MergeCounts) -> bool:
-        """Merge the next chunk; False when nothing was staged."""
+        """Merge the next chunk; False when nothing may be merged."""
         with self.warehouse.transaction() as transaction:
             transaction.hold(Lock.BUILD)
             now = self.clock()
@@ -106,7 +108,7 @@ class Merge:
     def _next_batches(self, transaction: Transaction) -> Sequence[Row[Any]]:
         staged: Sequence[Row[Any]] = transaction.run(
             select(Batch.c.batch_id, Batch.c.event_count, Batch.c.click_count, Batch.c.is_replay)
-            .where(Batch.c.state == "staged")
+            .where(Batch.c.state.in_(MAY_PASS))
             .order_by(Batch.c.batch_id)
             .limit(CHUNK_BATCHES)
         ).all()

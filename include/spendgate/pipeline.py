@@ -19,6 +19,10 @@ from spendgate.flags import Flags
 from spendgate.ingest import Intake
 from spendgate.merge import Merge
 from spendgate.publish import Publisher
+from spendgate.quality.decisions import Decision, decide_batch, raise_held
+from spendgate.quality.documents import DATA_DOCS, Documents
+from spendgate.quality.expectations import load_thresholds
+from spendgate.quality.gate import Gate
 from spendgate.replay import RejectedFilter, Replay
 from spendgate.settings import Settings, StreamKind
 from spendgate.spend import Spend
@@ -110,7 +114,8 @@ class Pipeline:
         """One pass over the partitions that hold something new, in this process: the short way from event to flag.
 
         Reads one partition after another, then does what `run` does. A stream that fails keeps neither the others
-        from being read nor flags from being decided; its error is raised at the end. Nothing is done without news.
+        from being read nor flags from being decided; its error is raised at the end, as is a batch that this pass
+        holds. Nothing is done without news.
 
         Returns:
             The counts of every step by its name, `published` before `checked`.
@@ -122,6 +127,8 @@ class Pipeline:
         if self.waiting_events():
             done |= self._build(None)
         _raise_first([*failures, *broken])
+        if held := done.get("gate", {}).get("held_ids"):
+            raise_held(self.warehouse, held)
         return done
 
     def _find_news(self) -> tuple[list[PartitionRef], list[SpendGateError]]:
@@ -162,7 +169,7 @@ class Pipeline:
         return reads, failures
 
     def waiting_events(self) -> int:
-        """How many staged events wait to be merged."""
+        """How many staged events wait to be judged or merged."""
         return self.intake().waiting_events()
 
     def replay_rejected(self, which: RejectedFilter, *, dry_run: bool) -> dict[str, Any]:
@@ -171,8 +178,37 @@ class Pipeline:
         replay = Replay(self.warehouse, self.clock, self.settings.batch_size, self.endpoints.lateness)
         return replay.replay_rejected(which, dry_run=dry_run).as_dict()
 
+    def judge_batches(self) -> dict[str, Any]:
+        """Judge every staged batch by what quality.yaml expects of it (`spendgate.quality.gate.GateCounts`).
+
+        Raises:
+            ConfigurationError: quality.yaml is wrong.
+        """
+        require_current(self.warehouse)
+        return Gate(self.warehouse, self.clock, load_thresholds(self.settings.quality_file)).judge_staged().as_dict()
+
+    def report_held(self) -> dict[str, Any]:
+        """Raise if batches wait for a person.
+
+        Raises:
+            HeldBatchError: with one sentence for each of them.
+        """
+        raise_held(self.warehouse)
+        return {"held": 0}
+
+    def documents(self) -> Documents:
+        """What documents the gate's verdicts, off the way to the flags."""
+        thresholds = load_thresholds(self.settings.quality_file)
+        return Documents(self.warehouse, self.clock, thresholds, self.settings.home / DATA_DOCS)
+
+    def decide_batch(self, batch_id: int, decision: Decision, *, by: str, reason: str) -> dict[str, Any]:
+        """Release or discard a held batch; raises ConfigurationError if it isn't held."""
+        require_current(self.warehouse)
+        decide_batch(self.warehouse, batch_id, decision, by=by, reason=reason, now=self.clock())
+        return {"batch": batch_id, "state": decision.state, "by": by}
+
     def merge_events(self) -> dict[str, Any]:
-        """Merge every staged batch (`spendgate.merge.MergeCounts`)."""
+        """Merge every batch that the gate or a person let pass (`spendgate.merge.MergeCounts`)."""
         require_current(self.warehouse)
         return self._merge().merge_staged().as_dict()
 
@@ -193,11 +229,18 @@ class Pipeline:
         return {"days": self._spend().check_rebuilt()}
 
     def run(self, as_of: datetime | None = None) -> dict[str, Any]:
-        """One whole pass, step by step, in this process."""
-        return {"intake": total_intake([self.read_slice(part) for part in self.list_slices()]), **self._build(as_of)}
+        """One whole pass, step by step, in this process.
+
+        Raises:
+            HeldBatchError: all is done, but batches wait for a person.
+        """
+        done = {"intake": total_intake([self.read_slice(part) for part in self.list_slices()]), **self._build(as_of)}
+        self.report_held()
+        return done
 
     def _build(self, as_of: datetime | None) -> dict[str, Any]:
         return {
+            "gate": self.judge_batches(),
             "merge": self.merge_events(),
             "spend": self.rebuild_windows(),
             "flags": self.decide_flags(as_of),

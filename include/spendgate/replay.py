@@ -212,7 +212,7 @@ class Replay:
                 decoded = self._decode(origin, batch, batch_id, now)
                 copy_rows(self.warehouse, origin, batch_id, batch, decoded, now)
                 positions = (batch.positions[0], batch.positions[-1])
-                count_batch(transaction, origin, batch_id, positions, decoded, len(rows), now, is_replay=True)
+                count_batch(transaction, origin, batch_id, positions, decoded, batch.enqueued_ms, now, is_replay=True)
                 _mark(transaction, ids, batch_id, now)
         except OvertakenError:
             if batch_id is not None:
@@ -238,7 +238,9 @@ class Replay:
 
 
 def _unmarked(which: RejectedFilter) -> list[ColumnElement[bool]]:
-    return [*which.conditions(), RejectedEvent.c.replay_batch_id.is_(None)]
+    """None of a batch that is held: whether anything of it counts is for a person to decide first."""
+    kept = select(Batch.c.batch_id).where(Batch.c.batch_id == RejectedEvent.c.batch_id, Batch.c.state == "held")
+    return [*which.conditions(), RejectedEvent.c.replay_batch_id.is_(None), ~kept.exists()]
 
 
 def _records(rows: Sequence[Row[Any]]) -> RecordBatch:

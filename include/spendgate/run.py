@@ -74,12 +74,14 @@ def _run_dags(settings: Settings, as_of: datetime | None) -> dict[str, dict[str,
 
 
 def _say_reports(reports: dict[str, dict[str, Any]]) -> None:
-    intake, merged = reports["ingest_events"], reports["merge_events"]
+    intake, gate, merged = reports["ingest_events"], reports["judge_batches"], reports["merge_events"]
     spend, flags, sent = reports["rebuild_windows"], reports["decide_flags"], reports["publish_flags"]
     say(
         f"Read {intake['events']:,} events from {intake['partitions']} partitions; "
         f"rejected: {counted(intake['rejected'])}"
     )
+    if gate["warned"]:
+        say(f"The gate warns of {gate['warned']:,} of {gate['judged']:,} batches: ./spendgate batches list --warned")
     say(
         f"Merged {merged['inserted']:,} new and {merged['updated']:,} changed rows; "
         f"{merged['duplicates']:,} duplicates, {merged['superseded']:,} superseded, {merged['conflicts']:,} conflicting"

@@ -124,6 +124,9 @@ class Settings(BaseSettings):
     files_lateness_days: int = Field(
         3660, ge=1, le=3660, description="The same for clicks in files, by which history is brought in."
     )
+    quality_file: Path = Field(
+        ROOT / "quality.yaml", description="YAML file with what the gate expects of a batch before it is merged."
+    )
     stream_timeout: float = Field(15.0, gt=0, description="Seconds to wait for a broker before giving up.")
     lock_timeout: float = Field(600.0, gt=0, description="Seconds a run waits for another one that is under way.")
 

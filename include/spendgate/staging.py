@@ -7,7 +7,7 @@ its row is an orphan, whose rows `forget_rows` or `spendgate.ingest.Intake.remov
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -79,6 +79,10 @@ def copy_rows(
     load(BatchPayload, pa.table([[batch_id], [packed]], schema=PAYLOAD_SCHEMA))
 
 
+def _instant(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
 def _rejected(origin: Origin, batch_id: int, batch: RecordBatch, decoded: DecodedBatch, now: datetime) -> pa.Table:
     stamp = now.replace(tzinfo=None)
     rows: list[Mapping[str, object]] = [
@@ -89,7 +93,7 @@ def _rejected(origin: Origin, batch_id: int, batch: RecordBatch, decoded: Decode
             "partition_id": origin.partition,
             "epoch": origin.epoch,
             "position": batch.positions[ordinal],
-            "enqueued_at": datetime.fromtimestamp(batch.enqueued_ms[ordinal] / 1000, UTC).replace(tzinfo=None),
+            "enqueued_at": _instant(batch.enqueued_ms[ordinal]).replace(tzinfo=None),
             "reason": str(rejection.reason),
             "detail": rejection.detail[:MAX_DETAIL],
             "raw": batch.values[ordinal],
@@ -107,7 +111,7 @@ def count_batch(
     batch_id: int,
     positions: tuple[str, str],
     decoded: DecodedBatch,
-    events: int,
+    enqueued_ms: Sequence[int],
     now: datetime,
     *,
     is_replay: bool = False,
@@ -117,7 +121,7 @@ def count_batch(
     Args:
         positions: of a read batch where it began and where the next one begins; of a replayed one those of its
             first and last event.
-        events: all messages of the batch, the rejected ones included.
+        enqueued_ms: of all messages of the batch, the rejected ones included; milliseconds since 1970 UTC.
     """
     row = {
         "batch_id": batch_id,
@@ -126,10 +130,12 @@ def count_batch(
         "epoch": origin.epoch,
         "from_position": positions[0],
         "to_position": positions[1],
-        "event_count": events,
+        "event_count": len(enqueued_ms),
         "click_count": decoded.clicks.num_rows,
         "rejected_count": len(decoded.rejections),
         "is_replay": int(is_replay),
+        "first_enqueued_at": _instant(min(enqueued_ms)),
+        "last_enqueued_at": _instant(max(enqueued_ms)),
         "state": "staged",
         "created_at": now,
         "updated_at": now,

@@ -11,9 +11,11 @@ from sqlalchemy import func, select
 
 from spendgate.clock import day_start, format_instant, utc_now
 from spendgate.errors import SpendGateError
+from spendgate.ingest import WAITING
 from spendgate.local import airflow as airflow_service
 from spendgate.local import services
 from spendgate.pipeline import Pipeline
+from spendgate.quality.decisions import held_batches
 from spendgate.settings import Settings
 from spendgate.show import say, show_table
 from spendgate.spend import Spend
@@ -93,11 +95,13 @@ def _show_freshness(warehouse: Warehouse) -> None:
             # A replay doesn't make the data fresher.
             ["newest batch staged", _time(transaction, func.max(Batch.c.created_at), Batch.c.is_replay == 0)],
             ["newest batch merged", _time(transaction, func.max(Batch.c.merged_at))],
-            ["batches waiting to be merged", _count(transaction, Batch, Batch.c.state == "staged")],
+            ["batches waiting to be merged", _count(transaction, Batch, Batch.c.state.in_(WAITING))],
+            ["batches held for a person", _count(transaction, Batch, Batch.c.state == "held")],
             ["days waiting to be rebuilt", _count(transaction, TouchedDay)],
             ["clicks", _count(transaction, ClickEvent)],
             ["rejected events", _count(transaction, RejectedEvent)],
             ["flags decided as of", _time(transaction, func.max(ServingFlag.c.as_of))],
+            ["flags decided without held events", _count(transaction, ServingFlag, ServingFlag.c.is_stale == 1)],
             ["flags waiting to be published", _count(transaction, Outbox, Outbox.c.published_at.is_(None))],
         ]
     show_table(["data", "is"], facts)
@@ -115,9 +119,12 @@ def _show_checks(warehouse: Warehouse) -> bool:
         open_gaps = _count(transaction, StreamGap, StreamGap.c.accepted_at.is_(None))
     if open_gaps:
         say(f"{open_gaps} stream gaps wait for a person: ./spendgate gaps list")
+    held = held_batches(warehouse)
+    for batch in held:
+        say(batch.sentence)
     if not failures:
         say(f"Checks: all pass for windows since {format_instant(since)}.")
-    return not failures and not open_gaps
+    return not failures and not open_gaps and not held
 
 
 def _time(transaction: Transaction, column: Any, *where: Any) -> str:

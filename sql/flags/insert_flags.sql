@@ -14,6 +14,7 @@ INSERT INTO ads.ServingFlag (
     day,
     as_of,
     version,
+    is_stale,
     created_at,
     updated_at
 )
@@ -27,6 +28,7 @@ SELECT
     @day AS day,
     @as_of AS as_of,
     1 AS version,
+    d.is_stale,
     @now AS created_at,
     @now AS updated_at
 FROM staging.DecidedFlag AS d

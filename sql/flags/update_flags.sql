@@ -15,6 +15,7 @@ SET
         WHEN ads.ServingFlag.can_serve <> d.can_serve OR ads.ServingFlag.reason <> d.reason THEN 1
         ELSE 0
     END,
+    is_stale = d.is_stale,
     updated_at = @now
 FROM staging.DecidedFlag AS d
 WHERE ads.ServingFlag.advertiser_id = d.advertiser_id;

@@ -13,7 +13,8 @@ SELECT
     f.remaining,
     f.day,
     f.as_of,
-    f.version
+    f.version,
+    f.is_stale
 FROM ads.ServingFlag AS f
 INNER JOIN ads.Advertiser AS a
     ON a.advertiser_id = f.advertiser_id;

@@ -20,6 +20,7 @@ from tests.event_files import CAPTURED_AT, FORMATS, capture, event_file, lines, 
 from tests.factories import (
     LATENESS,
     NOW,
+    THRESHOLDS,
     Bench,
     click,
     click_id,
@@ -38,6 +39,7 @@ from spendgate.gaps import accept_gap
 from spendgate.ingest import Intake
 from spendgate.merge import Merge
 from spendgate.pipeline import Pipeline
+from spendgate.quality.gate import Gate
 from spendgate.settings import Settings
 from spendgate.streams.base import PartitionRef, StoredPosition
 from spendgate.streams.endpoints import Endpoints
@@ -174,6 +176,7 @@ class Reader:
 
     def merged(self) -> list[str]:
         """Ids of the clicks, after a merge."""
+        Gate(self.warehouse, lambda: NOW, THRESHOLDS).judge_staged()
         Merge(self.warehouse, lambda: NOW).merge_staged()
         return sorted(clicks_of(self.warehouse))
 

@@ -35,6 +35,7 @@ _PARTS = """
     From Join Lateral Subquery Table TableAlias Schema Where Group Having Order Ordered Distinct Limit Window WindowSpec
     Alias Column Identifier Var Parameter Literal Null Star Paren Add Sub Neg And Or Not EQ NEQ GT GTE LT LTE
     Between In Is Exists Case If Coalesce Cast DataType DataTypeParam DateAdd Lower Concat
+    Mul Div
     Count Sum Min Max Lag Lead RowNumber
 """
 ALLOWED = STATEMENTS | frozenset(_PARTS.split())
@@ -61,7 +62,7 @@ REASONS = {
     "DPipe": "|| isn't T-SQL before SQL Server 2025: join texts in Python",
     "With": "a CTE is a table without a schema: write a derived table",
 }
-CAST_TYPES = frozenset({"BIGINT", "INTEGER", "DATE", "DATETIME2(3)", "NUMERIC(19, 4)", "CHAR(36)"})
+CAST_TYPES = frozenset({"BIGINT", "INTEGER", "DATE", "DATETIME2(3)", "NUMERIC(19, 4)", "NUMERIC(28, 4)", "CHAR(36)"})
 DATEADD_UNITS = frozenset({"HOUR", "DAY"})
 
 
@@ -164,6 +165,21 @@ def keeps_to_the_subset(file: File) -> Iterator[str]:
     for select in file.tree.find_all(exp.Select):
         if select.args.get("windows"):
             yield "WINDOW: SQL Server before 2022 has no such clause; write each OVER in full"
+
+
+def divides_decimals_only(file: File) -> Iterator[str]:
+    for node in file.tree.find_all(exp.Mul, exp.Div):
+        outermost, first = node, node.this
+        while isinstance(outermost.parent, exp.Mul | exp.Div):
+            outermost = outermost.parent
+        while isinstance(first, exp.Mul | exp.Div):
+            first = first.this
+        decimals = [cast.to.sql("tsql") if isinstance(cast, exp.Cast) else "" for cast in (outermost.parent, first)]
+        if not all(kind.startswith("NUMERIC") for kind in decimals):
+            yield (
+                f"{node.sql('tsql')}: whole numbers divide otherwise on each engine; "
+                "write CAST(CAST(a AS DECIMAL(28, 4)) / b * c AS DECIMAL(28, 4))"
+            )
 
 
 def says_top_not_limit(file: File) -> Iterator[str]:
@@ -284,6 +300,7 @@ RULES: tuple[Rule, ...] = (
     has_a_header,
     declares_its_parameters,
     keeps_to_the_subset,
+    divides_decimals_only,
     says_top_not_limit,
     quotes_no_names,
     selects_named_columns,

@@ -42,7 +42,7 @@ def test_every_statement_passes_sqlfluffs_tsql_dialect(linter: Linter, subtests:
 def called_names(root: Path) -> list[re.Pattern[str]]:
     """Patterns of "folder/statement" as the library spells it; what an f-string fills in is any word."""
     source = "\n".join(path.read_text(encoding="utf-8") for path in (root / "include").rglob("*.py"))
-    spelt = re.findall(r'"((?:merge|spend|flags|checks)/[\w{}]+)"', source)
+    spelt = re.findall(r'"((?:quality|merge|spend|flags|checks)/[\w{}]+)"', source)
     return [re.compile(re.sub(r"\\{\w+\\}", r"\\w+", re.escape(name))) for name in spelt]
 
 
@@ -144,7 +144,9 @@ BAD = [
     ("the clock comes as a parameter", column("CURRENT_TIMESTAMP")),
     ("Anonymous isn't in the subset", column("SYSUTCDATETIME()")),
     ("isn't in the subset", column("STRING_AGG(a.ad_title, ',')")),
-    ("isn't in the subset", column("a.ad_id / 2")),
+    ("divides_decimals_only", column("a.ad_id / 2")),
+    ("divides_decimals_only", column("CAST(a.ad_id * 2 AS DECIMAL(28, 4))")),
+    ("divides_decimals_only", column("CAST(a.ad_id AS DECIMAL(28, 4)) / 2")),
     ("|| isn't T-SQL", column("a.ad_title || 'x'")),
     ("IS DISTINCT FROM", where("a.ad_format IS DISTINCT FROM a.ad_title")),
     ("no TRUE or FALSE", where("a.is_active = TRUE")),

@@ -17,6 +17,7 @@ from sqlalchemy import inspect
 from spendgate.bench.eventhub import measure_eventhub
 from spendgate.bench.files import measure_files
 from spendgate.bench.freshness import measure_freshness
+from spendgate.bench.gate import measure_gate
 from spendgate.bench.ingest import measure_ingest
 from spendgate.bench.spend import measure_spend
 from spendgate.errors import ConfigurationError
@@ -26,7 +27,7 @@ from spendgate.show import say, show_table, tell
 from spendgate.warehouse import schema
 from spendgate.warehouse.engine import Warehouse
 
-NAMES = ("freshness", "ingest", "spend")
+NAMES = ("freshness", "gate", "ingest", "spend")
 # What `ingest` reads, by kind of stream.
 INGEST = {"kafka": measure_ingest, "eventhub": measure_eventhub, "files": measure_files}
 
@@ -50,6 +51,8 @@ def run_benchmark(
     with _warehouse(warehouse) as url, _services(url) as settings:
         if name == "freshness":
             figures, rows = measure_freshness(settings, tries)
+        elif name == "gate":
+            figures, rows = measure_gate(settings, clicks)
         elif name == "ingest":
             figures, rows = INGEST[stream](settings, clicks)
         else:

@@ -352,6 +352,10 @@ def _flag_columns() -> tuple[Column[Any], ...]:
     )
 
 
+def _is_stale() -> Column[Any]:
+    return _column("is_stale", Flag, "1: a batch with events of the advertiser is held, so they weren't looked at.")
+
+
 ServingFlag = _table(
     "ads",
     "ServingFlag",
@@ -360,6 +364,7 @@ ServingFlag = _table(
     _column("day", Date, "Day (UTC) of as_of, which spent_today is of."),
     _column("as_of", Instant, "The instant (UTC) that was decided for."),
     _column("version", BigInteger, "1, and one more whenever can_serve or reason changes."),
+    _is_stale(),
     *_stamps(),
     PrimaryKeyConstraint("advertiser_id", name="pk_serving_flag"),
 )
@@ -505,7 +510,22 @@ BuiltWindow = _work(
     *_spend_columns(),
 )
 DecidedFlag = _work(
-    "DecidedFlag", "flags as decided now, before they are compared with ads.ServingFlag.", *_flag_columns()
+    "DecidedFlag",
+    "flags as decided now, before they are compared with ads.ServingFlag.",
+    *_flag_columns(),
+    _is_stale(),
+)
+ProfiledAdvertiser = _work(
+    "ProfiledAdvertiser",
+    "the clicks of the batches that are being judged, by advertiser.",
+    _column("batch_id", BigInteger, "The batch."),
+    _advertiser_id(),
+    _column("click_count", Integer, "Its clicks in the batch."),
+    _column("invalid_count", Integer, "Those of them that are invalid."),
+    _column("zero_count", Integer, "Those of them that cost nothing."),
+    _column("amount", Numeric(28, 4), "What they cost: account currency, 4 decimal places."),
+    _column("amount_min", Money, "What the cheapest of them costs."),
+    _column("amount_max", Money, "What the dearest of them costs."),
 )
 WORK = (
     ContestedClick,
@@ -518,6 +538,7 @@ WORK = (
     RebuiltDay,
     BuiltWindow,
     DecidedFlag,
+    ProfiledAdvertiser,
 )
 
 # --- etl: the pipeline's own books -------------------------------------------------------------------
@@ -546,13 +567,123 @@ Batch = _table(
     _column("click_count", Integer, "Clicks among them that were accepted when they were read."),
     _column("rejected_count", Integer, "Messages that were rejected when they were read."),
     _column("is_replay", Flag, "1: rejected events, read before; leave it out where you count what was read."),
-    _column("state", String(10), "'staged': waits to be merged; 'merged': its events are in ads."),
-    _column("merge_id", BigInteger, "The merge that took it: the greatest batch_id of it; NULL: staged.", null=True),
-    _column("merged_at", Instant, "When it was merged (UTC); NULL: staged.", null=True),
+    _column("first_enqueued_at", Instant, "When the first of its messages was enqueued (UTC).", null=True),
+    _column("last_enqueued_at", Instant, "When the last of its messages was enqueued (UTC).", null=True),
+    _column(
+        "state",
+        String(10),
+        "'staged': waits to be judged; 'passed' or 'released': waits to be merged; 'held': waits for a person; "
+        "'merged': its events are in ads; 'discarded': they never will be.",
+    ),
+    _column(
+        "judged_at", Instant, "When the gate judged it (UTC); NULL: not yet, or merged before there was one.", null=True
+    ),
+    _column("merge_id", BigInteger, "The merge that took it: the greatest batch_id of it; NULL: none yet.", null=True),
+    _column("merged_at", Instant, "When it was merged (UTC); NULL: not yet.", null=True),
     *_stamps(),
     PrimaryKeyConstraint("batch_id", name="pk_batch"),
     Index("ix_batch_state", "state", "batch_id"),
     Index("ix_batch_merge", "merge_id"),
+)
+
+
+def _measure(name: str, comment: str) -> Column[Any]:
+    return _column(name, Money, f"{comment}; NULL: nothing to measure it by.", null=True)
+
+
+BatchProfile = _table(
+    "etl",
+    "BatchProfile",
+    "What the gate measured of each batch. Shares are 0 to 1; a ratio of 1 is as usual.",
+    _column("batch_id", BigInteger, "The batch."),
+    _column("stream", text_of(249), "The stream's name."),
+    _column("event_count", Integer, "Messages in the batch, rejected ones included."),
+    _column("rejected_count", Integer, "Messages that were rejected when they were read."),
+    _column("click_count", Integer, "Clicks."),
+    _column("budget_count", Integer, "Budget events."),
+    _column("advertiser_count", Integer, "Advertiser events."),
+    _column("ad_count", Integer, "Ad events."),
+    _column("compared_click_count", Integer, "Clicks of advertisers whose usual cost per click is known."),
+    _column("compared_budget_count", Integer, "Budget events of advertisers that had a budget before."),
+    _column("hour_click_count", Integer, "Clicks in the hour that volume_ratio is of, other batches included."),
+    _column("sampled_click_count", Integer, "Clicks that duplicates were looked for among."),
+    _column("top_reason", String(30), "What most of its rejected messages were rejected for.", null=True),
+    _column("top_advertiser_id", Integer, "The advertiser with the most clicks in the batch.", null=True),
+    _column("volume_hour", Instant, "The hour (UTC) that volume_ratio is of.", null=True),
+    _measure("rejected_share", "Rejected messages of all messages"),
+    _measure("unknown_share", "Clicks of advertisers that nobody announced"),
+    _measure("invalid_share", "Clicks that are invalid"),
+    _measure("zero_share", "Clicks that cost nothing"),
+    _measure("late_share", "Clicks more than three days older than the batch's first message"),
+    _measure("duplicate_share", "Clicks that are there already, word for word"),
+    _measure("top_share", "Clicks of the advertiser with the most"),
+    _measure("sudden_share", "By how much top_share exceeds that advertiser's share of the last 7 days"),
+    _measure("amount_min", "What the cheapest click costs"),
+    _measure("amount_max", "What the dearest click costs"),
+    _measure("amount_mean", "What a click costs on average"),
+    _measure("amount_median", "What half of the clicks cost at most, of a sample"),
+    _measure("amount_p95", "What 19 of 20 clicks cost at most, of a sample"),
+    _measure("median_ratio", "amount_median against that of the stream's batches of the last 7 days"),
+    _measure("p95_ratio", "amount_p95 against that of the stream's batches of the last 7 days"),
+    _measure("cost_ratio", "What its clicks cost against what its advertisers paid in the last 7 days"),
+    _measure("odd_cost_share", "Clicks of advertisers whose mean cost per click is 5 times or a fifth of the usual"),
+    _measure("volume_ratio", "Clicks of an hour against the same hour of up to 7 earlier days"),
+    _measure("budget_max", "The greatest budget"),
+    _measure("budget_ratio", "Budgets against the ones that they follow"),
+    _measure("unnamed_budget_share", "Budget events that don't say who set the budget"),
+    _measure("advertiser_null_share", "Optional fields of advertisers that are missing"),
+    _measure("ad_null_share", "Optional fields of ads that are missing"),
+    _column("thresholds", String(64), "Digest of the thresholds that it was judged by."),
+    _column("documented_at", Instant, "When its verdict went into the Data Docs (UTC); NULL: not yet.", null=True),
+    *_stamps(),
+    PrimaryKeyConstraint("batch_id", name="pk_batch_profile"),
+    Index("ix_batch_profile_stream", "stream", "created_at"),
+    Index("ix_batch_profile_documented", "documented_at"),
+)
+BatchHour = _table(
+    "etl",
+    "BatchHour",
+    "How many clicks each batch has by hour: what the volume of later days is compared with.",
+    _column("time_key", Instant, "The hour's start (UTC)."),
+    _column("batch_id", BigInteger, "The batch."),
+    _column("click_count", Integer, "Clicks."),
+    _created(),
+    PrimaryKeyConstraint("time_key", "batch_id", name="pk_batch_hour"),
+    Index("ix_batch_hour_batch", "batch_id"),
+)
+BatchFinding = _table(
+    "etl",
+    "BatchFinding",
+    "Expectations that a batch doesn't meet.",
+    _column("batch_id", BigInteger, "The batch."),
+    _column("expectation", String(60), "Name of the expectation, as in quality.yaml."),
+    _column("severity", String(10), "'hold': the batch was held; 'warn': it was only told."),
+    _column("observed", Money, "What was measured."),
+    _column("threshold", Money, "The most or least that it may be."),
+    _column("sentence", text_of(500), "What is wrong, for people."),
+    *_stamps(),
+    PrimaryKeyConstraint("batch_id", "expectation", name="pk_batch_finding"),
+)
+BatchDecision = _table(
+    "etl",
+    "BatchDecision",
+    "What a person decided about a held batch.",
+    _column("batch_id", BigInteger, "The batch."),
+    _column("decision", String(10), "'release' or 'discard'."),
+    _column("decided_by", text_of(100), "Who decided."),
+    _column("reason", text_of(500), "Why."),
+    _column("decided_at", Instant, "When (UTC)."),
+    *_stamps(),
+    PrimaryKeyConstraint("batch_id", name="pk_batch_decision"),
+)
+HeldAdvertiser = _table(
+    "etl",
+    "HeldAdvertiser",
+    "Advertisers with events in a batch that was held: their flags are stale until it is merged or discarded.",
+    _column("batch_id", BigInteger, "The batch."),
+    _advertiser_id(),
+    _created(),
+    PrimaryKeyConstraint("batch_id", "advertiser_id", name="pk_held_advertiser"),
 )
 StagingSweep = _table(
     "etl",
@@ -645,6 +776,10 @@ REFERENCES = (
     _refers(Batch, StreamPosition, stream="stream", partition_id="partition_id"),
     _refers(StreamGap, StreamPosition, stream="stream", partition_id="partition_id"),
     *(_refers(table, Batch, batch_id="batch_id") for table in (*STAGED, RejectedEvent, BatchPayload)),
+    *(
+        _refers(table, Batch, batch_id="batch_id")
+        for table in (BatchProfile, BatchHour, BatchFinding, BatchDecision, HeldAdvertiser)
+    ),
     _refers(RejectedEvent, Batch, replay_batch_id="batch_id"),
     _refers(TouchedDay, Advertiser, advertiser_id="advertiser_id"),
     _refers(Outbox, ServingFlag, advertiser_id="advertiser_id"),
