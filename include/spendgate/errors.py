@@ -63,6 +63,10 @@ class CheckFailedError(PermanentError):
     """A data check returned rows that must not exist."""
 
 
+class DiscrepancyError(PermanentError):
+    """What came in isn't what is in the tables or on the topic; a person should look."""
+
+
 class RunUnderWayError(TransientError):
     """Another run holds the lock."""
 
