@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -145,7 +145,7 @@ class Reconciliation:
                 *(_window("day", row, witnessed) for row in _rows(run, "find_wrong_days", hours)),
             ]
 
-        return self._confirmed(look)
+        return _only_whole_days(self._confirmed(look))
 
     def _confirmed(self, look: Look) -> list[Difference]:
         """What `look` finds, and finds again while nobody is at work."""
@@ -237,6 +237,18 @@ def _once(found: Iterable[Difference]) -> list[Difference]:
     return list({one.identity: one for one in found}.values())
 
 
+def _only_whole_days(found: Sequence[Difference]) -> list[Difference]:
+    """`found`, in which no window of a day is repairable where one isn't: a day is rebuilt as a whole."""
+    lost = {pair for one in found if one.kind is Kind.WINDOW and not one.repairable for pair in one.touches}
+    why = " Clicks are missing, and staging no longer has them: bring them back before the day is rebuilt."
+    return [
+        replace(one, repairable=False, detail=one.detail + why)
+        if one.kind is Kind.WINDOW and lost.intersection(one.touches)
+        else one
+        for one in found
+    ]
+
+
 def _causes(found: Sequence[Difference]) -> list[Difference]:
     """`found` without what follows from another: windows of lost events, flags of wrong windows."""
     kinds = (Kind.CLICK, Kind.BUDGET)
@@ -321,8 +333,6 @@ def _window(grain: str, row: Row[Any], witnessed: bool) -> Difference:
     detail = f"The {subject} has {found}, and clicks and budgets give {expected}."
     # Windows count clicks that are nowhere else: to rebuild them would be to forget the clicks for good.
     repairable = witnessed or (row.found_click_count or 0) <= (row.click_count or 0)
-    if not repairable:
-        detail += " Clicks are missing and staging no longer has them: bring them back before the day is rebuilt."
     return Difference(
         Kind.WINDOW, subject, expected, found, detail, day, ((row.advertiser_id, day),), repairable=repairable
     )
