@@ -30,8 +30,14 @@ from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, dag, task
 
 from spendgate.airflow_adapter import (
     AS_OF,
+    EVENTS_MERGED,
+    EVENTS_STAGED,
+    FLAGS,
+    FLAGS_PUBLISHED,
     RETRIES,
     STAGED_EVENTS,
+    WINDOWS,
+    deadline,
     open_documents,
     open_pipeline,
     report,
@@ -50,30 +56,31 @@ START = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
     default_args=RETRIES,
     dagrun_timeout=timedelta(hours=6),
     params={"as_of": AS_OF},
+    deadline=deadline("build_spend", minutes=50),
     doc_md=__doc__,
     tags=["spendgate"],
 )
 def build_spend() -> None:
-    @task
+    @task(inlets=[EVENTS_STAGED], outlets=[EVENTS_MERGED])
     def merge_events() -> dict[str, Any]:
         """Staged batches that pass the gate become rows of `ads`; one process, for a task's start costs a second."""
         with open_pipeline() as pipeline:
             report("judge_batches", pipeline.judge_batches())
             return report("merge_events", pipeline.merge_events())
 
-    @task
+    @task(inlets=[EVENTS_MERGED], outlets=[WINDOWS])
     def rebuild_windows() -> dict[str, Any]:
         """Hour and day windows of the touched days."""
         with open_pipeline() as pipeline:
             return report("rebuild_windows", pipeline.rebuild_windows())
 
-    @task
+    @task(inlets=[WINDOWS], outlets=[FLAGS])
     def decide_flags() -> dict[str, Any]:
         """Who may serve at `as_of`."""
         with open_pipeline() as pipeline:
             return report("decide_flags", pipeline.decide_flags(requested_instant()))
 
-    @task
+    @task(inlets=[FLAGS], outlets=[FLAGS_PUBLISHED])
     def publish_flags() -> dict[str, Any]:
         """What changed leaves for the flag topic."""
         with open_pipeline() as pipeline:

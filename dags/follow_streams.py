@@ -25,7 +25,7 @@ from typing import Any
 
 from airflow.sdk import dag, task
 
-from spendgate.airflow_adapter import RETRIES, STREAMS, open_pipeline, report
+from spendgate.airflow_adapter import EVENTS_READ, FLAGS_PUBLISHED, RETRIES, STREAMS, open_pipeline, report
 
 START = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
 
@@ -42,7 +42,7 @@ START = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
     tags=["spendgate"],
 )
 def follow_streams() -> None:
-    @task
+    @task(inlets=[EVENTS_READ], outlets=[FLAGS_PUBLISHED])
     def follow_news() -> dict[str, Any]:
         """Everything from the streams' news to published flags."""
         with open_pipeline() as pipeline:

@@ -22,7 +22,16 @@ from typing import Any
 from airflow.sdk import CronDataIntervalTimetable, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from spendgate.airflow_adapter import RETRIES, STAGED_EVENTS, open_pipeline, report
+from spendgate.airflow_adapter import (
+    EVENTS_READ,
+    EVENTS_REJECTED,
+    EVENTS_STAGED,
+    RETRIES,
+    STAGED_EVENTS,
+    deadline,
+    open_pipeline,
+    report,
+)
 
 START = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
 
@@ -35,6 +44,7 @@ START = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
     max_active_runs=1,
     default_args=RETRIES,
     dagrun_timeout=timedelta(hours=6),
+    deadline=deadline("ingest_events", minutes=50),
     doc_md=__doc__,
     tags=["spendgate"],
 )
@@ -49,7 +59,7 @@ def ingest_events() -> None:
         report("list_slices", {"slices": len(slices)})
         return [{"label": part.label, "part": to_builtins(part)} for part in slices]
 
-    @task(map_index_template="{{ found['label'] }}")
+    @task(map_index_template="{{ found['label'] }}", inlets=[EVENTS_READ], outlets=[EVENTS_STAGED, EVENTS_REJECTED])
     def read_slice(found: dict[str, Any]) -> dict[str, Any]:
         """Stage one partition, or all files of a stream."""
         from msgspec import convert

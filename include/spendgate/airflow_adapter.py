@@ -11,19 +11,33 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import Asset, AssetWatcher, BaseHook, Connection, DagRunState, Param, get_current_context
+from airflow.sdk import (
+    Asset,
+    AssetWatcher,
+    BaseHook,
+    Connection,
+    DagRunState,
+    Param,
+    get_current_context,
+)
+from airflow.sdk.definitions.callback import AsyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from sqlalchemy import URL, Engine
 
-from spendgate.clock import format_instant, parse_instant
+from spendgate.alarms import alarm_sentence, send_alarm
+from spendgate.bookkeeping import Bookkeeping, asked_days
+from spendgate.clock import format_instant, parse_instant, utc_now
 from spendgate.errors import ConfigurationError, PermanentError, SpendGateError
 from spendgate.events import Reason
 from spendgate.local import services
 from spendgate.pipeline import Pipeline
 from spendgate.quality.decisions import Decision
 from spendgate.quality.documents import Documents
+from spendgate.reconcile import Days
 from spendgate.replay import RejectedFilter
+from spendgate.run_log import Step, Tally, log_step
 from spendgate.settings import ROOT, Settings, StreamKind, load_settings
 from spendgate.streams.endpoints import Endpoints
 from spendgate.wake import Lookout, WakeUps
@@ -38,6 +52,17 @@ EVENTHUB_CONNECTION = "spendgate_eventhub"
 FILES_CONNECTION = "spendgate_files"
 
 STAGED_EVENTS = Asset("spendgate-staged-events", uri="spendgate://staging/events")
+
+# Lineage, from stream to topic: what tasks read and write, in the spelling that providers turn into OpenLineage's
+# datasets. Nothing is scheduled on these. A file that is parsed can't know the address of a broker or a server:
+# `spendgate` stands for it.
+EVENTS_READ = Asset("spendgate-events", uri="kafka://spendgate/events")
+EVENTS_STAGED = Asset("spendgate-staging", uri="mssql://spendgate:1433/warehouse/staging/StagedClick")
+EVENTS_REJECTED = Asset("spendgate-rejected", uri="mssql://spendgate:1433/warehouse/staging/RejectedEvent")
+EVENTS_MERGED = Asset("spendgate-clicks", uri="mssql://spendgate:1433/warehouse/ads/ClickEvent")
+WINDOWS = Asset("spendgate-windows", uri="mssql://spendgate:1433/warehouse/ads/SpendSummary")
+FLAGS = Asset("spendgate-flags", uri="mssql://spendgate:1433/warehouse/ads/ServingFlag")
+FLAGS_PUBLISHED = Asset("spendgate-can-serve", uri="kafka://spendgate/can-serve")
 
 # How often the trigger asks whether a wake-up is due.
 TICK_SECONDS = 0.2
@@ -106,8 +131,38 @@ STREAMS = Asset(
     watchers=[AssetWatcher(name="spendgate-stream-watcher", trigger=StreamTrigger())],
 )
 
+
+def alarm_failure(context: Mapping[str, Any]) -> None:
+    """A task has failed for good: post an alarm to the webhook, if there is one. Never fails itself."""
+    task = context["ti"]
+    where = {"dag": str(task.dag_id), "task": str(task.task_id), "run": str(context.get("run_id"))}
+    try:
+        send_alarm(load_settings().alarm_webhook, "failed", alarm_sentence(context.get("exception")), where)
+    except SpendGateError as error:
+        log.warning("No alarm was sent: %s", error)
+
+
+async def alarm_lateness(dag: str, minutes: int) -> None:
+    """A run isn't done after so many minutes: the same, called by Airflow's triggerer."""
+    sentence = f"It isn't done {minutes} minutes after it was queued: see its tasks in Airflow's UI."
+    try:
+        settings = load_settings()
+        await asyncio.to_thread(send_alarm, settings.alarm_webhook, "late", sentence, {"dag": dag, "task": None})
+    except SpendGateError as error:
+        log.warning("No alarm was sent: %s", error)
+
+
+def deadline(dag: str, minutes: int) -> DeadlineAlert:
+    """An alarm when a run of a DAG takes longer than that, waiting for its turn included."""
+    callback = AsyncCallback(alarm_lateness, kwargs={"dag": dag, "minutes": minutes})
+    return DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT, interval=timedelta(minutes=minutes), callback=callback
+    )
+
+
 # Only what may go away by itself is tried again: `failing_permanently` fails the rest at once.
 RETRIES: dict[str, Any] = {
+    "on_failure_callback": alarm_failure,
     "retries": 4,
     "retry_delay": timedelta(seconds=15),
     "retry_exponential_backoff": 2.0,
@@ -121,6 +176,23 @@ AS_OF = Param(
     title="Decide as of",
     description="Instant at which flags are decided (RFC 3339 with an offset); empty: now.",
 )
+
+RECONCILE: dict[str, Any] = {
+    "from": Param(
+        None,
+        type=["null", "string"],
+        format="date",
+        title="From day",
+        description="First day (UTC) to look at, like 2026-11-21; empty: three days in all.",
+    ),
+    "to": Param(None, type=["null", "string"], format="date", title="To day", description="Last day; empty: today."),
+    "repair": Param(
+        False,
+        type="boolean",
+        title="Repair",
+        description="Mend what can be mended: merge lost events again, rebuild days, decide flags, send messages.",
+    ),
+}
 
 REPLAY: dict[str, Any] = {
     "reason": Param(
@@ -164,6 +236,9 @@ REVIEW: dict[str, Any] = {
     "reason": Param(None, type=["null", "string"], title="Reason", description="Why, for who asks in a year."),
 }
 
+# What the step that is under way in this process has reported so far.
+_STEP: list[tuple[str, Mapping[str, Any]]] = []
+
 # What the tasks of a headless run, all in this process, reported and failed with.
 _REPORTS: dict[str, dict[str, Any]] = {}
 _FAILURES: list[SpendGateError] = []
@@ -176,13 +251,21 @@ _DRIVERS = {"mssql": MSSQL, "postgres": POSTGRESQL, "postgresql": POSTGRESQL}
 def open_pipeline() -> Iterator[Pipeline]:
     """The pipeline of this task: Airflow's connections where they are defined, the settings otherwise.
 
-    A PermanentError inside fails the task at once; a TransientError leaves it to Airflow's retries.
+    A PermanentError inside fails the task at once; a TransientError leaves it to Airflow's retries. However it ends,
+    the run's row in etl.RunLog says so, with what was reported inside.
     """
+    _STEP.clear()
+    began = utc_now()
     with failing_permanently():
         settings = load_settings()
         warehouse = _warehouse(settings)
         try:
             yield Pipeline(settings, warehouse, _endpoints(settings))
+        except SpendGateError as error:
+            _log_step(warehouse, began, alarm_sentence(error))
+            raise
+        else:
+            _log_step(warehouse, began, None)
         finally:
             warehouse.close()
 
@@ -197,6 +280,23 @@ def open_documents() -> Iterator[Documents]:
         raise AirflowSkipException("Documented by the next scheduled build.")
     with open_pipeline() as pipeline:
         yield pipeline.documents()
+
+
+def _log_step(warehouse: Warehouse, began: datetime, error: str | None) -> None:
+    """Add the task to its run's row. The books of runs fail nobody: what keeps them from being kept is logged."""
+    try:
+        context = get_current_context()
+    except RuntimeError:
+        return  # no task: a trigger, or a test
+    task = context["ti"]
+    tally = Tally()
+    for name, counts in _STEP:
+        tally.add(name, counts)
+    try:
+        step = Step(str(task.dag_id), str(task.run_id), str(task.task_id), began, utc_now(), error)
+        log_step(warehouse, step, tally)
+    except SpendGateError as refused:
+        log.warning("etl.RunLog doesn't tell of this step: %s", refused)
 
 
 def _wake_up(news: dict[str, str]) -> TriggerEvent:
@@ -230,8 +330,40 @@ def failing_permanently() -> Iterator[None]:
 def report(step: str, counts: Mapping[str, Any]) -> dict[str, Any]:
     """Write a step's numbers as one log line, and hand them on to XCom."""
     _REPORTS[step] = dict(counts)
+    _STEP.append((step, counts))
+    _send_metrics(step, counts)
     log.info("%s: %s", step, ", ".join(f"{name} {_plain(value)}" for name, value in counts.items()))
     return dict(counts)
+
+
+def _send_metrics(step: str, counts: Mapping[str, Any]) -> None:
+    """Every number as a gauge `spendgate.<step>.<name>`, where Airflow's StatsD or OpenTelemetry is switched on."""
+    from airflow.sdk.observability import stats
+
+    for name, value in counts.items():
+        if isinstance(value, int | float):
+            stats.gauge(f"spendgate.{step}.{name}", value)
+        elif isinstance(value, Mapping):
+            for part, number in value.items():
+                if isinstance(number, int | float):
+                    stats.gauge(f"spendgate.{step}.{name}.{part}", number)
+
+
+def requested_days() -> tuple[Days, bool]:
+    """Which days the run's parameters mean, and whether what differs is to be repaired.
+
+    Raises:
+        AirflowFailException: a parameter is no date.
+    """
+    asked = get_current_context()["params"]
+    with failing_permanently():
+        days = asked_days(asked["from"], asked["to"], utc_now().date())
+    return days, bool(asked["repair"])
+
+
+def bookkeeping(pipeline: Pipeline) -> Bookkeeping:
+    """The books of a pipeline, kept in the name of the run."""
+    return Bookkeeping(pipeline, str(get_current_context()["ti"].dag_id))
 
 
 def requested_instant() -> datetime | None:

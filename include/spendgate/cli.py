@@ -301,6 +301,84 @@ def bench(
     run_benchmark(name, clicks=clicks, days=days, tries=tries, as_json=as_json, stream=stream, warehouse=warehouse)
 
 
+@app.command()
+def reconcile(
+    first: Annotated[
+        str | None, typer.Option("--from", metavar="DATE", help="First day (UTC); three days in all unless told.")
+    ] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar="DATE", help="Last day; today unless told.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended.")] = False,
+    by: Annotated[str | None, typer.Option(help="Who repairs; needed with --repair.")] = None,
+) -> None:
+    """Prove that what came in is what is in the tables and on the topic; say what isn't.
+
+    Repaired is what staging can witness (lost or changed events), windows, flags and messages; a position that was
+    moved is left to a person.
+
+    Example: ./spendgate reconcile --from 2026-11-21 --repair --by maria
+    """
+    from spendgate.reconciled import run_reconciliation
+    from spendgate.settings import load_settings
+
+    run_reconciliation(load_settings(), first, last, repair=repair, by=by)
+
+
+@app.command()
+def purge() -> None:
+    """Remove what the settings SPENDGATE_*_KEEP_DAYS no longer keep; say what was removed.
+
+    Example: ./spendgate purge
+    """
+    from spendgate.reconciled import run_purge
+    from spendgate.settings import load_settings
+
+    run_purge(load_settings())
+
+
+discrepancies = typer.Typer(help="Differences between what came in and what is in the tables.")
+app.add_typer(discrepancies, name="discrepancies")
+
+
+@discrepancies.command("list")
+def list_discrepancies(
+    everything: Annotated[bool, typer.Option("--all", help="Those that are closed, too.")] = False,
+) -> None:
+    """List the differences that are open.
+
+    Example: ./spendgate discrepancies list
+    """
+    from spendgate.differences import stored_differences
+    from spendgate.local import services
+    from spendgate.settings import load_settings
+    from spendgate.show import say, show_rows
+    from spendgate.warehouse.engine import Warehouse
+
+    warehouse = Warehouse(services.warehouse_url(load_settings()))
+    columns, rows = stored_differences(warehouse, closed=everything)
+    show_rows(columns, [list(row) for row in rows])
+    say(f"{sum(row.closed_at is None for row in rows)} differences are open.")
+
+
+@discrepancies.command("accept")
+def accept_discrepancy(
+    number: Annotated[int, typer.Argument(metavar="ID", help="The difference's id, from `discrepancies list`.")],
+    by: Annotated[str, typer.Option(help="Who accepts it.")],
+) -> None:
+    """Accept a difference as it is: it fails no reconciliation any more, as long as it looks the same.
+
+    Example: ./spendgate discrepancies accept 3 --by maria
+    """
+    from spendgate.clock import utc_now
+    from spendgate.differences import accept_difference
+    from spendgate.local import services
+    from spendgate.settings import load_settings
+    from spendgate.show import say
+    from spendgate.warehouse.engine import Warehouse
+
+    accept_difference(Warehouse(services.warehouse_url(load_settings())), number, by, utc_now())
+    say(f"Difference {number} is accepted by {by}.")
+
+
 gaps = typer.Typer(help="Events that retention removed before they were read.")
 app.add_typer(gaps, name="gaps")
 

@@ -71,6 +71,10 @@ class QualityDisagreementError(PermanentError):
     """Great Expectations judges a batch other than the gate did."""
 
 
+class DiscrepancyError(PermanentError):
+    """What came in isn't what is in the tables or on the topic; a person should look."""
+
+
 class RunUnderWayError(TransientError):
     """Another run holds the lock."""
 

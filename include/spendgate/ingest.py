@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Table, and_, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -262,6 +262,8 @@ class Intake:
             origin = Origin(partition.stream, partition.partition, at.epoch)
             positions = (from_position, batch.next_position)
             count_batch(transaction, origin, batch_id, positions, decoded, batch.enqueued_ms, now)
+        else:
+            _reach_on(transaction, partition, at, batch.next_position, now)
 
 
 def _key(partition: PartitionRef) -> ColumnElement[bool]:
@@ -271,6 +273,18 @@ def _key(partition: PartitionRef) -> ColumnElement[bool]:
 def _stands_at(partition: PartitionRef, at: Position) -> ColumnElement[bool]:
     same = StreamPosition.c.position.is_(None) if at.position is None else StreamPosition.c.position == at.position
     return and_(_key(partition), StreamPosition.c.epoch == at.epoch, same)
+
+
+def _reach_on(transaction: Transaction, partition: PartitionRef, at: Position, to: str, now: datetime) -> None:
+    """Where nothing was read but positions that hold no event, the batch before it reaches up to there.
+
+    So each batch begins where the one before it ended, and reconcile_spend sees a position that was moved by hand.
+    """
+    batch = Batch.c
+    mine = (batch.stream == partition.stream, batch.partition_id == partition.partition, batch.epoch == at.epoch)
+    newest = transaction.run(select(func.max(batch.batch_id)).where(*mine, batch.is_replay == 0)).scalar_one()
+    reached = (batch.batch_id == newest, batch.to_position == at.position)
+    transaction.run(update(Batch).where(*reached).values(to_position=to, updated_at=now))
 
 
 def _require_position(transaction: Transaction, partition: PartitionRef, at: Position) -> None:

@@ -7,9 +7,9 @@ run merges them again. What is compared with what is in the headers of sql/merge
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from typing import Any
@@ -24,6 +24,7 @@ from spendgate.warehouse.tables import (
     AdVersion,
     AdvertiserVersion,
     Batch,
+    BatchOutcome,
     BatchPayload,
     BudgetVersion,
     ClickVersion,
@@ -107,7 +108,9 @@ class Merge:
 
     def _next_batches(self, transaction: Transaction) -> Sequence[Row[Any]]:
         staged: Sequence[Row[Any]] = transaction.run(
-            select(Batch.c.batch_id, Batch.c.event_count, Batch.c.click_count, Batch.c.is_replay)
+            select(
+                Batch.c.batch_id, Batch.c.event_count, Batch.c.click_count, Batch.c.rejected_count, Batch.c.is_replay
+            )
             .where(Batch.c.state.in_(MAY_PASS))
             .order_by(Batch.c.batch_id)
             .limit(CHUNK_BATCHES)
@@ -135,6 +138,8 @@ class _Chunk:
     batches: Sequence[Row[Any]]
     now: datetime
     counts: MergeCounts
+    # Of each batch, how its versions that had to be compared stood (`held`, `late`, ...).
+    stood: defaultdict[int, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     def merge(self) -> None:
         ids = [batch.batch_id for batch in self.batches]
@@ -148,12 +153,14 @@ class _Chunk:
         # Without it PostgreSQL looks the staged rows up batch by batch, which is three times slower.
         run.refresh_statistics(Batch)
         before = self._touched()
+        written_before = self.counts.inserted + self.counts.updated
         if any(batch.event_count > batch.click_count for batch in self.batches):
             self._merge_versions("advertiser", AdvertiserVersion)
             self._merge_versions("ad", AdVersion)
             self._merge_budgets()
         self._merge_clicks()
         self._infer_members()
+        self._record_outcomes(self.counts.inserted + self.counts.updated - written_before)
         self._release_replayed()
         self.counts.batches += len(ids)
         self.counts.events += sum(batch.event_count for batch in self.batches)
@@ -198,7 +205,10 @@ class _Chunk:
         run.refresh_statistics(versions)
         if run.execute(f"merge/mark_{entity}_conflicts"):
             self._reject(run.rows(f"merge/list_{entity}_conflicts"), entity)
-        ended = Counter({row.standing: row.messages for row in run.rows(f"merge/count_{entity}_standings")})
+        ended: Counter[str] = Counter()
+        for row in run.rows(f"merge/count_{entity}_standings"):
+            ended[row.standing] += row.messages
+            self.stood[row.batch_id][row.standing] += row.messages
         self.counts.duplicates += ended["equal"]
         self.counts.superseded += ended["late"] + ended["passed"]
         self.counts.conflicts += ended["clash"]
@@ -243,12 +253,57 @@ class _Chunk:
                 .values(replay_batch_id=None, replay_ordinal=None, **answer)
             )
 
+    def _record_outcomes(self, written: int) -> None:
+        """How the events of each batch ended; `written` is how many rows the server says were written.
+
+        What nobody compared was written. If the rows of all batches don't come to what the server says, the last batch
+        shows it: reconcile_spend then finds a merge whose events don't add up to what was accepted.
+        """
+        outcomes = []
+        for batch in self.batches:
+            stood = self.stood[batch.batch_id]
+            others = {
+                "duplicate_count": stood["equal"],
+                "superseded_count": stood["late"] + stood["passed"],
+                "conflict_count": stood["clash"],
+            }
+            accepted = batch.event_count - batch.rejected_count
+            outcomes.append({"batch_id": batch.batch_id, "written_count": accepted - sum(others.values()), **others})
+        outcomes[-1]["written_count"] += written - sum(one["written_count"] for one in outcomes)
+        self._store_outcomes(outcomes)
+
+    def _store_outcomes(self, outcomes: Sequence[dict[str, int]]) -> None:
+        # A batch whose rejected events were accepted before it was merged itself has its row already.
+        mine = BatchOutcome.c.batch_id.in_([one["batch_id"] for one in outcomes])
+        known = set(self.transaction.run(select(BatchOutcome.c.batch_id).where(mine)).scalars())
+        new = [one for one in outcomes if one["batch_id"] not in known]
+        fresh = {"replayed_count": 0, "created_at": self.now, "updated_at": self.now}
+        self.transaction.run(insert(BatchOutcome), [{**one, **fresh} for one in new])
+        for one in outcomes:
+            if one["batch_id"] in known:
+                row = update(BatchOutcome).where(BatchOutcome.c.batch_id == one["batch_id"])
+                self.transaction.run(row.values(**one, updated_at=self.now))
+
     def _release_replayed(self) -> None:
         """Replayed events that didn't clash are accepted: only now do their rows leave staging.RejectedEvent."""
         replays = [batch.batch_id for batch in self.batches if batch.is_replay]
-        if replays:
-            accepted = delete(RejectedEvent).where(RejectedEvent.c.replay_batch_id.in_(replays))
-            self.counts.replayed += self.transaction.run(accepted).rowcount
+        if not replays:
+            return
+        accepted = RejectedEvent.c.replay_batch_id.in_(replays)
+        origin = RejectedEvent.c.batch_id
+        left = self.transaction.run(select(origin, func.count()).where(accepted).group_by(origin)).all()
+        for batch_id, rows in left:
+            self._count_replayed(batch_id, rows)
+        self.counts.replayed += self.transaction.run(delete(RejectedEvent).where(accepted)).rowcount
+
+    def _count_replayed(self, batch_id: int, rows: int) -> None:
+        """Of a batch, `rows` rejected events left by being accepted."""
+        counted = update(BatchOutcome).where(BatchOutcome.c.batch_id == batch_id)
+        values = {"replayed_count": BatchOutcome.c.replayed_count + rows, "updated_at": self.now}
+        if self.transaction.run(counted.values(**values)).rowcount == 0:
+            none = dict.fromkeys(("written_count", "duplicate_count", "superseded_count", "conflict_count"), 0)
+            first = {"batch_id": batch_id, **none, "replayed_count": rows}
+            self.transaction.run(insert(BatchOutcome), [{**first, "created_at": self.now, "updated_at": self.now}])
 
     def _infer_members(self) -> None:
         run = self.transaction

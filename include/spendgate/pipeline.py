@@ -19,6 +19,7 @@ from spendgate.flags import Flags
 from spendgate.ingest import Intake
 from spendgate.merge import Merge
 from spendgate.publish import Publisher
+from spendgate.purge import Purge
 from spendgate.quality.decisions import Decision, decide_batch, raise_held
 from spendgate.quality.documents import DATA_DOCS, Documents
 from spendgate.quality.expectations import load_thresholds
@@ -227,6 +228,11 @@ class Pipeline:
     def check_spend(self) -> dict[str, Any]:
         """Run the data checks over what was rebuilt; raises CheckFailedError when one finds rows."""
         return {"days": self._spend().check_rebuilt()}
+
+    def purge_history(self) -> dict[str, int]:
+        """Remove what has been kept for long enough (`spendgate.purge.Purge`)."""
+        require_current(self.warehouse)
+        return Purge(self.warehouse, self.clock, self.settings).purge_history()
 
     def run(self, as_of: datetime | None = None) -> dict[str, Any]:
         """One whole pass, step by step, in this process.

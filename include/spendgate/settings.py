@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from spendgate.errors import ConfigurationError
@@ -130,6 +130,22 @@ class Settings(BaseSettings):
     stream_timeout: float = Field(15.0, gt=0, description="Seconds to wait for a broker before giving up.")
     lock_timeout: float = Field(600.0, gt=0, description="Seconds a run waits for another one that is under way.")
 
+    staging_keep_days: int = Field(
+        7, ge=1, le=3660, description="Days that staged rows and raw messages are kept after their batch was merged."
+    )
+    rejected_keep_days: int = Field(
+        90, ge=1, le=3660, validate_default=True, description="Days that rejected events are kept."
+    )
+    outbox_keep_days: int = Field(7, ge=1, le=3660, description="Days that published messages are kept in the outbox.")
+    run_log_keep_days: int = Field(400, ge=1, le=3660, description="Days that entries of etl.RunLog are kept.")
+    discrepancy_keep_days: int = Field(400, ge=1, le=3660, description="Days that closed differences are kept.")
+    clicks_keep_days: int | None = Field(
+        None, ge=32, le=36600, description="Days that clicks are kept; their windows stay; unset: for ever."
+    )
+    alarm_webhook: SecretStr | None = Field(
+        None, description="URL that failed tasks and late runs are posted to as JSON; it may hold a token."
+    )
+
     warehouse_port: int = Field(0, ge=0, le=65535, description="Port of the laptop's PostgreSQL; 0: a free one.")
     broker_port: int = Field(0, ge=0, le=65535, description="Port of the laptop's broker; 0: a free one.")
     ui_port: int = Field(
@@ -157,6 +173,21 @@ class Settings(BaseSettings):
         names = [split_stream(text)[1] for text in value]
         if repeated := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"{repeated} is named twice")
+        return value
+
+    @field_validator("rejected_keep_days")
+    @classmethod
+    def _longer_than_staged(cls, value: int, info: ValidationInfo) -> int:
+        # Reconciliation counts the rejections of every batch that is staged.
+        if value < info.data.get("staging_keep_days", value):
+            raise ValueError("rejected events are kept at least as long as SPENDGATE_STAGING_KEEP_DAYS says")
+        return value
+
+    @field_validator("clicks_keep_days")
+    @classmethod
+    def _longer_than_late(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and value <= info.data.get("lateness_days", 0):
+            raise ValueError("clicks are kept for longer than SPENDGATE_LATENESS_DAYS lets them be late")
         return value
 
     @field_validator("flag_topic")

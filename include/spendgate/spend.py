@@ -57,6 +57,7 @@ class Spend:
         with self.warehouse.transaction() as transaction:
             transaction.hold(Lock.BUILD)
             transaction.empty(RebuiltDay, BuiltWindow)
+            transaction.execute("spend/forget_closed_days")
             days = transaction.execute("spend/take_touched_days", limit=self.chunk_days)
             if not days:
                 return False

@@ -22,7 +22,16 @@ from spendgate.spend import Spend
 from spendgate.warehouse.engine import Transaction, Warehouse
 from spendgate.warehouse.row_versioning import advise_row_versioning
 from spendgate.warehouse.schema import require_current
-from spendgate.warehouse.tables import Batch, ClickEvent, Outbox, RejectedEvent, ServingFlag, StreamGap, TouchedDay
+from spendgate.warehouse.tables import (
+    Batch,
+    ClickEvent,
+    Discrepancy,
+    Outbox,
+    RejectedEvent,
+    ServingFlag,
+    StreamGap,
+    TouchedDay,
+)
 
 # Today and the day before: what people and ad servers look at.
 CHECKED_DAYS = 1
@@ -117,6 +126,9 @@ def _show_checks(warehouse: Warehouse) -> bool:
         say(f"Check {name} FAILED: {what}")
     with warehouse.transaction(read_only=True) as transaction:
         open_gaps = _count(transaction, StreamGap, StreamGap.c.accepted_at.is_(None))
+        different = _count(transaction, Discrepancy, Discrepancy.c.closed_at.is_(None))
+    if different:
+        say(f"{different} differences are open: ./spendgate discrepancies list")
     if open_gaps:
         say(f"{open_gaps} stream gaps wait for a person: ./spendgate gaps list")
     held = held_batches(warehouse)
@@ -124,7 +136,7 @@ def _show_checks(warehouse: Warehouse) -> bool:
         say(batch.sentence)
     if not failures:
         say(f"Checks: all pass for windows since {format_instant(since)}.")
-    return not failures and not open_gaps and not held
+    return not failures and not open_gaps and not different and not held
 
 
 def _time(transaction: Transaction, column: Any, *where: Any) -> str:

@@ -1,10 +1,11 @@
--- Purpose: how many ad messages ended how.
+-- Purpose: how many ad messages of each batch ended how.
 -- Parameters: none
--- Grain: one row a standing
+-- Grain: one row a batch and standing
 -- Rerun: selects only
 SELECT
+    v.batch_id,
     v.standing,
     COUNT(*) AS messages
 FROM staging.AdVersion AS v
 WHERE v.arrival > 0
-GROUP BY v.standing;
+GROUP BY v.batch_id, v.standing;

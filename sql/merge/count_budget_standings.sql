@@ -1,10 +1,11 @@
--- Purpose: how many budget messages ended how.
+-- Purpose: how many budget messages of each batch ended how.
 -- Parameters: none
--- Grain: one row a standing
+-- Grain: one row a batch and standing
 -- Rerun: selects only
 SELECT
+    v.batch_id,
     v.standing,
     COUNT(*) AS messages
 FROM staging.BudgetVersion AS v
 WHERE v.arrival > 0
-GROUP BY v.standing;
+GROUP BY v.batch_id, v.standing;

@@ -93,6 +93,7 @@ dags = {
         "max_active_runs": dag.max_active_runs,
         "catchup": dag.catchup,
         "params": dag.params.dump(),
+        "late_after": [alert.interval.total_seconds() for alert in dag.deadline or []],
         "schedule": schedule(dag),
         "tasks": {
             task.task_id: {
@@ -100,6 +101,9 @@ dags = {
                 "backoff": float(task.retry_exponential_backoff),
                 "delay": task.retry_delay.total_seconds(),
                 "longest_delay": task.max_retry_delay and task.max_retry_delay.total_seconds(),
+                "failure": [callback.__name__ for callback in task.on_failure_callback or []],
+                "inlets": [asset.uri for asset in task.inlets],
+                "outlets": [asset.uri for asset in task.outlets],
             }
             for task in dag.tasks
         },
@@ -194,6 +198,41 @@ def test_every_task_is_tried_again_with_growing_and_bounded_delays(described: di
         assert task["retries"] >= 1, f"{task_id}: pass default_args=RETRIES"
         assert task["backoff"] > 1, f"{task_id}: retry_exponential_backoff is the factor, 2.0 say"
         assert 0 < task["delay"] < task["longest_delay"], f"{task_id}: bound the delays"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_task_that_fails_for_good_raises_an_alarm(described: dict[str, Any], name: str) -> None:
+    for task_id, task in described["dags"][name]["tasks"].items():
+        assert task["failure"] == ["alarm_failure"], f"{task_id}: pass default_args=RETRIES"
+
+
+@pytest.mark.parametrize("name", ["ingest_events", "build_spend"])
+def test_an_hourly_run_that_isnt_done_before_the_next_one_raises_an_alarm(described: dict[str, Any], name: str) -> None:
+    (seconds,) = described["dags"][name]["late_after"]
+    assert 0 < seconds < 3600
+
+
+def test_lineage_leads_from_stream_to_topic(described: dict[str, Any]) -> None:
+    """By datasets that the providers of their schemes turn into OpenLineage's."""
+    warehouse = "mssql://spendgate:1433/warehouse"
+    leads = {
+        "read_slice": ("kafka://spendgate/events", f"{warehouse}/staging/StagedClick"),
+        "merge_events": (f"{warehouse}/staging/StagedClick", f"{warehouse}/ads/ClickEvent"),
+        "rebuild_windows": (f"{warehouse}/ads/ClickEvent", f"{warehouse}/ads/SpendSummary"),
+        "decide_flags": (f"{warehouse}/ads/SpendSummary", f"{warehouse}/ads/ServingFlag"),
+        "publish_flags": (f"{warehouse}/ads/ServingFlag", "kafka://spendgate/can-serve"),
+        "follow_news": ("kafka://spendgate/events", "kafka://spendgate/can-serve"),
+    }
+    tasks = {name: task for dag in described["dags"].values() for name, task in dag["tasks"].items()}
+    for name, (source, target) in leads.items():
+        assert source in tasks[name]["inlets"], name
+        assert target in tasks[name]["outlets"], name
+
+
+@pytest.mark.parametrize(("name", "cron"), [("reconcile_spend", "20 3 * * *"), ("purge_history", "40 4 * * *")])
+def test_the_books_are_kept_daily(described: dict[str, Any], name: str, cron: str) -> None:
+    schedule = described["dags"][name]["schedule"]
+    assert (schedule["kind"], schedule["cron"]) == ("CronTriggerTimetable", cron)
 
 
 def test_events_are_ingested_hourly_each_run_with_its_interval(described: dict[str, Any]) -> None:

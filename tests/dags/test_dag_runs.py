@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 from tests.eventhubs.server import EventHubsServer
-from tests.factories import advertiser, budget, click, flags_of
+from tests.factories import advertiser, budget, click, flags_of, stored
 
 from spendgate.clock import format_instant, utc_now
 from spendgate.local import airflow as airflow_service
@@ -27,6 +27,7 @@ from spendgate.start import start_services
 from spendgate.streams.publish_file import publish_lines
 from spendgate.warehouse import schema
 from spendgate.warehouse.engine import Warehouse
+from spendgate.warehouse.tables import RunLog
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -138,6 +139,9 @@ def scenarios(settings: Settings, other: str, hubs: EventHubsServer) -> list[dic
         {"name": "as of no time", "environment": {}, "conf": {"as_of": "tomorrow"}},
         {"name": "as of without offset", "environment": {}, "conf": {"as_of": "2026-11-21T18:00:00"}},
         *replays(),
+        {"name": "purge", "dag": "purge_history", "environment": {}, "conf": {}},
+        {"name": "reconcile", "dag": "reconcile_spend", "environment": {}, "conf": {}},
+        {"name": "reconcile no day", "dag": "reconcile_spend", "environment": {}, "conf": {"from": "2026-13-01"}},
         {"name": "broker away", "environment": {"SPENDGATE_KAFKA_BOOTSTRAP": NOBODY, "SPENDGATE_STREAM_TIMEOUT": "2"}},
         {"name": "warehouse away", "environment": {"SPENDGATE_WAREHOUSE_URL": WAREHOUSE_NOWHERE}},
         {"name": "no such stream", "environment": {"SPENDGATE_STREAMS": "ad-clicks,nope"}},
@@ -309,6 +313,33 @@ def test_a_replay_that_is_asked_for_wrongly_stages_nothing_and_says_why(ends: di
     said = end.get("sentence") or " ".join(end["reports"]["failures"])
     assert "late" in said or "has no offset" in said
     assert "replay_rejected" not in end.get("reports", {})
+
+
+def test_books_are_purged_and_reconciled_and_every_run_is_in_the_log(ends: dict[str, Any], settings: Settings) -> None:
+    assert ends["purge"]["reports"]["purge_history"]["batches"] == 0
+    reconciled = ends["reconcile"]["reports"]["reconcile_spend"]
+    books = reconciled["books"]["ad-clicks"]
+    assert (reconciled["differences"], books) == (
+        0,
+        {"read": 7, "rejected": 2, "merged": 4, "duplicate": 1, "superseded": 0},
+    )
+    said = ends["reconcile no day"]
+    assert "2026-13-01" in (said.get("sentence") or " ".join(said["reports"]["failures"]))
+    warehouse = Warehouse(services.warehouse_url(settings))
+    runs = stored(warehouse, RunLog)
+    warehouse.close()
+    by_dag = {dag: [run for run in runs if run.dag == dag] for dag in {run.dag for run in runs}}
+    assert {"ingest_events", "build_spend", "replay_rejected", "purge_history", "reconcile_spend"} <= by_dag.keys()
+    first = by_dag["ingest_events"][0]
+    assert (first.event_count, json.loads(first.rejected)) == (7, {"not_json": 1, "too_late": 1})
+    assert {"list_slices", "read_slice", "announce_staged"} <= json.loads(first.seconds).keys()
+    built = by_dag["build_spend"][0]
+    assert (built.merged_count, built.flip_count, built.message_count, built.error) == (4, 1, 1, None)
+    assert built.window_count > 0
+    assert built.ended_at >= built.started_at
+    away = [run.error for run in by_dag["ingest_events"] if run.error]
+    assert away, "the run that found no broker says why it failed"
+    assert NOBODY in away[0]
 
 
 def test_a_transient_failure_fails_the_run_with_its_sentence(ends: dict[str, Any]) -> None:

@@ -6,14 +6,17 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+from pydantic import SecretStr
+from tests.brokers import await_that
 from tests.untraced import untraced
+from tests.webhook import Webhook
 
 from spendgate.errors import ServiceError
 from spendgate.local import airflow, airflow_client, postgres, services
@@ -22,8 +25,9 @@ from spendgate.settings import Settings
 
 DAG = """
 from airflow.sdk import dag, task
+from spendgate.airflow_adapter import deadline
 
-@dag(schedule=None)
+@dag(schedule=None, deadline=deadline("count_words", minutes=0))
 def count_words():
     @task
     def count(**context):
@@ -44,6 +48,12 @@ def dags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as made:
+        yield made
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_airflow_comes_up_runs_a_dag_heals_and_goes(
@@ -53,8 +63,11 @@ def test_airflow_comes_up_runs_a_dag_heals_and_goes(
     reported: list[str],
     lend_metadata: Callable[[Path], Path],
     monkeypatch: pytest.MonkeyPatch,
+    stack: ExitStack,
 ) -> None:
     lend_metadata(settings.home)
+    webhook = Webhook(204)
+    settings = settings.model_copy(update={"alarm_webhook": SecretStr(stack.enter_context(webhook.serving()))})
     for name in os.environ.keys() - untraced().keys():
         monkeypatch.delenv(name)
     services.up(settings, report=reported.append)
@@ -85,6 +98,9 @@ def test_airflow_comes_up_runs_a_dag_heals_and_goes(
         assert client.xcom("count_words", run_id, "count", key="absent") is None
         assert [run["dag_run_id"] for run in client.runs("count_words")] == [run_id]
         assert [task["state"] for task in client.tasks("count_words", run_id)] == ["success"]
+        # A run that isn't done in no time is late: the triggerer tells the webhook so.
+        await_that(lambda: any(alarm["kind"] == "late" for alarm in webhook.got), 60)
+        assert webhook.got[0]["dag"] == "count_words"
         client.pause("count_words")
         later = client.trigger("count_words", {"text": ""})
         with pytest.raises(ServiceError, match="of count_words is queued after 0 s"):

@@ -80,6 +80,15 @@ class Endpoints:
             topic, self.kafka(), partitions=FLAG_TOPIC_PARTITIONS, timeout=self.settings.stream_timeout
         )
 
+    def published_flags(self) -> Stream:
+        """The topic or hub that flags are published to, to be read.
+
+        Raises:
+            ConfigurationError: its kind isn't configured.
+        """
+        kind, topic = split_stream(self.settings.flag_topic)
+        return self._eventhub_stream(topic) if kind is StreamKind.EVENTHUB else self._kafka_stream(topic)
+
     def kind(self, stream: str) -> tuple[StreamKind, str]:
         """The kind of a stream to write to, and its name there: as the settings say, or as `eventhub:NAME` does, or
         else a Kafka topic.

@@ -53,7 +53,8 @@ ACCESS: Mapping[str, Mapping[Role, str]] = {
     "ads.Ad": _STORED,
     "ads.AppUser": {Role.API: READ, Role.ANALYST: f"SELECT ({_NOT_SECRET})"},
     "ads.TimeHierarchy": _STORED,
-    "ads.ClickEvent": {Role.PIPELINE: STORE, Role.ANALYST: READ},
+    # Deleted by purge_history alone, where SPENDGATE_CLICKS_KEEP_DAYS says so.
+    "ads.ClickEvent": {Role.PIPELINE: WRITE, Role.ANALYST: READ},
     "ads.BudgetEvent": _STORED,
     "ads.SpendSummary": {**_STORED, Role.PIPELINE: WRITE},
     "ads.ServingFlag": _STORED,

@@ -584,6 +584,20 @@ Batch = _table(
     PrimaryKeyConstraint("batch_id", name="pk_batch"),
     Index("ix_batch_state", "state", "batch_id"),
     Index("ix_batch_merge", "merge_id"),
+    Index("ix_batch_partition", "stream", "partition_id", "epoch", "batch_id"),
+)
+BatchOutcome = _table(
+    "etl",
+    "BatchOutcome",
+    "How the events of each merged batch ended: with those rejected when they were read, all of them.",
+    _column("batch_id", BigInteger, "The batch."),
+    _column("written_count", Integer, "Events whose version was stored: rows that the merge inserted or updated."),
+    _column("duplicate_count", Integer, "Events that were stored already, with the same content."),
+    _column("superseded_count", Integer, "Events of which a newer version was there."),
+    _column("conflict_count", Integer, "Events rejected by the merge: as new as what was stored, of other content."),
+    _column("replayed_count", Integer, "Rejected events of the batch that left by being accepted in a replay."),
+    *_stamps(),
+    PrimaryKeyConstraint("batch_id", name="pk_batch_outcome"),
 )
 
 
@@ -745,6 +759,59 @@ FlagTopic = _table(
     *_stamps(),
     PrimaryKeyConstraint("topic", name="pk_flag_topic"),
 )
+RunLog = _table(
+    "etl",
+    "RunLog",
+    "What each run of a DAG did, and how long its steps took.",
+    _identity("Number of the entry."),
+    _column("dag", String(100), "The DAG."),
+    _column("run_id", text_of(250), "The run, as Airflow names it."),
+    _column("started_at", Instant, "When the run's first step began (UTC)."),
+    _column("ended_at", Instant, "When the step that ended last so far ended (UTC)."),
+    _column("event_count", BigInteger, "Messages that were read."),
+    _column("rejected_count", BigInteger, "Messages that were rejected, when they were read or when they were merged."),
+    _column("rejected", text_of(1000), "The same by reason, as a JSON object."),
+    _column("merged_count", BigInteger, "Rows of ads that the merge inserted or updated."),
+    _column("held_count", BigInteger, "Messages of batches that the run held back."),
+    _column("window_count", BigInteger, "Windows that were inserted, updated or deleted."),
+    _column("flip_count", BigInteger, "Flags whose can_serve or reason changed."),
+    _column("message_count", BigInteger, "Messages that were published."),
+    _column("seconds", text_of(1000), "Seconds by step, all attempts together, as a JSON object."),
+    _column("error", text_of(1000), "Why the step that failed last failed; NULL: none did.", null=True),
+    *_stamps(),
+    PrimaryKeyConstraint("id"),
+    UniqueConstraint("dag", "run_id", name="uq_run_log_run"),
+    Index("ix_run_log_started", "started_at"),
+)
+Discrepancy = _table(
+    "etl",
+    "Discrepancy",
+    "Differences that reconcile_spend found between what came in and what is in the tables.",
+    _identity("Number of the difference, as ./spendgate discrepancies shows it."),
+    _column("kind", String(20), "What differs, as a code: docs/runbook.md, reconciliation."),
+    _column("subject", text_of(300), "Which one: its advertiser, time, id, batch or partition."),
+    _column("date_key", Date, "The day (UTC) that it is about; NULL: of no day.", null=True),
+    _column("expected", text_of(300), "What should be there."),
+    _column("found", text_of(300), "What is there."),
+    _column("detail", text_of(1000), "All of it in a sentence."),
+    _column("found_at", Instant, "When it was found first (UTC)."),
+    _column("seen_at", Instant, "When it was found last (UTC)."),
+    _column("closed_at", Instant, "When it was closed (UTC); NULL: it is open.", null=True),
+    _column("closed_by", text_of(100), "Who closed it; NULL: it is open.", null=True),
+    _column("outcome", String(10), "repaired, gone (not found again) or accepted; NULL: it is open.", null=True),
+    *_stamps(),
+    PrimaryKeyConstraint("id"),
+    Index("ix_discrepancy_closed", "closed_at"),
+)
+ClosedHistory = _table(
+    "etl",
+    "ClosedHistory",
+    "At most one row: before which day clicks were purged, so that windows stay as they are.",
+    _column("id", Integer, "1."),
+    _column("closed_before", Date, "Days (UTC) before this one are closed."),
+    *_stamps(),
+    PrimaryKeyConstraint("id", name="pk_closed_history"),
+)
 
 # --- which rows name which ---------------------------------------------------------------------------
 
@@ -774,6 +841,7 @@ REFERENCES = (
     _refers(SpendSummary, TimeHierarchy, window_start="time_key"),
     _refers(ServingFlag, Advertiser, advertiser_id="advertiser_id"),
     _refers(Batch, StreamPosition, stream="stream", partition_id="partition_id"),
+    _refers(BatchOutcome, Batch, batch_id="batch_id"),
     _refers(StreamGap, StreamPosition, stream="stream", partition_id="partition_id"),
     *(_refers(table, Batch, batch_id="batch_id") for table in (*STAGED, RejectedEvent, BatchPayload)),
     *(
