@@ -229,6 +229,7 @@ def test_a_message_missing_on_the_topic_is_found_and_sent_again(desk: Desk) -> N
     desk.broker.produce(desk.stream, [budget(4, YESTERDAY, "50")])
     for part in desk.pipeline.list_slices():
         desk.pipeline.read_slice(part)
+    desk.pipeline.judge_batches()
     desk.pipeline.merge_events()
     desk.pipeline.rebuild_windows()
     desk.pipeline.decide_flags(NOON)
