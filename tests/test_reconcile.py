@@ -38,6 +38,7 @@ from spendgate.warehouse.tables import (
     StreamPosition,
 )
 from tests.brokers import Bench, WheelBroker
+from tests.factories import Bench as Memory
 from tests.factories import (
     advertiser,
     budget,
@@ -362,6 +363,19 @@ def test_in_the_middle_of_a_build_nothing_is_told_that_isnt_so(desk: Desk) -> No
     desk.pipeline.decide_flags(NOON)
     assert desk.reconcile()["differences"] == 0  # the messages wait in the outbox
     assert [row for row in stored(desk.warehouse, Outbox) if row.published_at is None]
+
+
+def test_positions_that_hold_no_event_leave_no_hole_between_batches(any_warehouse: Warehouse) -> None:
+    memory = Memory(any_warehouse, batch_size=2)
+    memory.stage(click(1), click(2), click(3))
+    memory.stream.skip(5)  # control records, or what compaction removed
+    memory.stage()
+    memory.stage(click(4))
+    memory.stream.skip(1)
+    memory.stage()
+    batches = sorted(stored(any_warehouse, Batch), key=lambda batch: batch.batch_id)
+    assert [(batch.from_position, batch.to_position) for batch in batches] == [("0", "2"), ("2", "8"), ("8", "10")]
+    assert [row.position for row in stored(any_warehouse, StreamPosition)] == ["10"]
 
 
 def test_days_are_asked_for_as_people_write_them() -> None:

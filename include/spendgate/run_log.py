@@ -94,6 +94,8 @@ def log_step(warehouse: Warehouse, step: Step, tally: Tally) -> None:
     try:
         with warehouse.transaction() as transaction:
             _begin(transaction, step)
+            _add(transaction, step, tally)
+        return
     except PermanentError as error:
         # Another step of the run ended in the same moment and has made it.
         if not isinstance(error.__cause__, IntegrityError):

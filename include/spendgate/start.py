@@ -13,6 +13,8 @@ from spendgate.warehouse.row_versioning import turn_on_row_versioning
 HOURLY = ("ingest_events", "build_spend")
 # Of use once everything is up and waits for events.
 FOLLOWER = "follow_streams"
+# Keep the books, and keep them small.
+DAILY = ("reconcile_spend", "purge_history")
 
 
 def start_services(settings: Settings, *, airflow: bool = True, schedule: bool = False) -> None:
@@ -32,7 +34,7 @@ def start_services(settings: Settings, *, airflow: bool = True, schedule: bool =
         from spendgate.local import airflow_client
 
         with airflow_client.client(settings) as client:
-            for dag_id in (*HOURLY, FOLLOWER) if schedule else ():
+            for dag_id in (*HOURLY, FOLLOWER, *DAILY) if schedule else ():
                 client.wait_for_dag(dag_id)
                 client.unpause(dag_id)
         say_login(settings)

@@ -18,6 +18,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from tests.eventhubs.server import EventHubsServer
 from tests.factories import advertiser, budget, click, flags_of, stored
+from tests.webhook import Webhook
 
 from spendgate.clock import format_instant, utc_now
 from spendgate.local import airflow as airflow_service
@@ -54,8 +55,7 @@ def trigger(dag_id, conf):
     folder = adapter.ROOT / "dags"
     bag = BundleDagBag(dag_folder=folder, bundle_path=folder, bundle_name="dags-folder")
     dag = bag.dags[dag_id]
-    for task in dag.tasks:
-        task.retries = 0
+    adapter.make_headless(dag)
     adapter._FAILURES.clear()
     adapter._REPORTS.clear()
     state = str(dag.test(logical_date=None, run_conf=conf).state)
@@ -127,7 +127,15 @@ def hubs() -> Iterator[EventHubsServer]:
         yield server
 
 
-def scenarios(settings: Settings, other: str, hubs: EventHubsServer) -> list[dict[str, Any]]:
+@pytest.fixture(scope="module")
+def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The address of a webhook, and the alarms that it got."""
+    made = Webhook(204)
+    with made.serving() as url:
+        yield url, made.got
+
+
+def scenarios(settings: Settings, other: str, hubs: EventHubsServer, alarms: str) -> list[dict[str, Any]]:
     """What is run, in this order, all over the same topics."""
     kafka = services.kafka_properties(settings)["bootstrap.servers"]
     connection = other.replace("postgresql+psycopg", "postgres")
@@ -144,7 +152,10 @@ def scenarios(settings: Settings, other: str, hubs: EventHubsServer) -> list[dic
         {"name": "reconcile no day", "dag": "reconcile_spend", "environment": {}, "conf": {"from": "2026-13-01"}},
         {"name": "broker away", "environment": {"SPENDGATE_KAFKA_BOOTSTRAP": NOBODY, "SPENDGATE_STREAM_TIMEOUT": "2"}},
         {"name": "warehouse away", "environment": {"SPENDGATE_WAREHOUSE_URL": WAREHOUSE_NOWHERE}},
-        {"name": "no such stream", "environment": {"SPENDGATE_STREAMS": "ad-clicks,nope"}},
+        {
+            "name": "no such stream",
+            "environment": {"SPENDGATE_STREAMS": "ad-clicks,nope", "SPENDGATE_ALARM_WEBHOOK": alarms},
+        },
         {"name": "wrong setting", "environment": {"SPENDGATE_BATCH_SIZE": "lots"}},
         {
             "name": "connections",
@@ -211,7 +222,11 @@ def replays() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def ends(
-    settings: Settings, other: str, hubs: EventHubsServer, tmp_path_factory: pytest.TempPathFactory
+    settings: Settings,
+    other: str,
+    hubs: EventHubsServer,
+    webhook: tuple[str, list[dict[str, Any]]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
     """How each run ended, by its scenario's name."""
     bodies = [
@@ -231,7 +246,7 @@ def ends(
     with log.open("w") as output:
         done = subprocess.run(
             [sys.executable, "-P", "-c", RUNS],
-            input=json.dumps(scenarios(settings, other, hubs)),
+            input=json.dumps(scenarios(settings, other, hubs, webhook[0])),
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -355,6 +370,14 @@ def test_a_permanent_failure_fails_the_run_with_its_sentence(ends: dict[str, Any
     assert "nope" in ends["no such stream"]["sentence"]
     assert ends["wrong setting"]["error"] == "ConfigurationError"
     assert "SPENDGATE_BATCH_SIZE" in ends["wrong setting"]["sentence"]
+
+
+def test_a_task_that_fails_for_good_is_told_to_the_webhook(
+    ends: dict[str, Any], webhook: tuple[str, list[dict[str, Any]]]
+) -> None:
+    sentence = ends["no such stream"]["sentence"]
+    alarms = [(alarm["kind"], alarm["dag"], alarm["task"], alarm["reason"]) for alarm in webhook[1]]
+    assert alarms == [("failed", "ingest_events", "read_slice", sentence)]
 
 
 def test_only_what_may_go_away_by_itself_is_left_to_airflows_retries(ends: dict[str, Any]) -> None:
