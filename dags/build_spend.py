@@ -28,15 +28,8 @@ from typing import Any
 
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, dag, task
 
-from spendgate.airflow_adapter import (
-    AS_OF,
-    RETRIES,
-    STAGED_EVENTS,
-    open_documents,
-    open_pipeline,
-    report,
-    requested_instant,
-)
+from spendgate import airflow_adapter as adapter
+from spendgate.airflow_adapter import AS_OF, RETRIES, STAGED_EVENTS, open_pipeline, report
 
 START = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
 
@@ -71,7 +64,7 @@ def build_spend() -> None:
     def decide_flags() -> dict[str, Any]:
         """Who may serve at `as_of`."""
         with open_pipeline() as pipeline:
-            return report("decide_flags", pipeline.decide_flags(requested_instant()))
+            return report("decide_flags", pipeline.decide_flags(adapter.requested_instant()))
 
     @task
     def publish_flags() -> dict[str, Any]:
@@ -94,7 +87,7 @@ def build_spend() -> None:
     @task
     def document_quality() -> dict[str, Any]:
         """Data Docs of what was judged since the last time, off the way to the flags."""
-        with open_documents() as documents:
+        with adapter.open_documents() as documents:
             return report("document_quality", documents.document_verdicts())
 
     merged = merge_events()

@@ -32,7 +32,8 @@ def written(folder: Path, old: str, new: str) -> Path:
 
 
 def test_a_stream_may_have_thresholds_of_its_own(tmp_path: Path) -> None:
-    own = "streams:\n  history:\n    few_clicks_are_late: {severity: ignore}\n    few_events_are_rejected: {at_most: 0.9}\n"
+    changes = ("few_clicks_are_late: {severity: ignore}", "few_events_are_rejected: {at_most: 0.9}")
+    own = "streams:\n  history:\n" + "".join(f"    {change}\n" for change in changes)
     thresholds = load_thresholds(written(tmp_path, "streams: {}\n", own))
     assert thresholds.of("ad-clicks") == THRESHOLDS.everywhere
     assert thresholds.of("history")["few_clicks_are_late"].severity == "ignore"
@@ -114,7 +115,9 @@ def test_great_expectations_and_the_gate_judge_alike(some: list[dict[str, Any]])
     ours = {
         (values["batch_id"], finding.expectation)
         for values in some
-        for finding in judge({**dict.fromkeys(("top_reason", "volume_hour", "top_advertiser_id")), **counts(values)}, ALL)
+        for finding in judge(
+            {**dict.fromkeys(("top_reason", "volume_hour", "top_advertiser_id")), **counts(values)}, ALL
+        )
     }
     assert validate_profiles("ad-clicks", [Row(values) for values in some], ALL) == ours
 
@@ -150,6 +153,8 @@ def test_verdicts_are_documented_once_offline_for_a_month_and_a_wrong_one_is_tol
     with warehouse.transaction() as transaction:
         transaction.run(BatchProfile.update().values(documented_at=None))
         transaction.run(BatchFinding.delete())
-    with pytest.raises(QualityDisagreementError, match="few_events_are_rejected isn't met, says Great Expectations alone"):
+    with pytest.raises(
+        QualityDisagreementError, match="few_events_are_rejected isn't met, says Great Expectations alone"
+    ):
         documents.document_verdicts()
     assert len(stored(warehouse, BatchProfile, BatchProfile.c.documented_at.is_(None))) == 1
