@@ -28,6 +28,7 @@ from typing import Any
 
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, dag, task
 
+from spendgate import airflow_adapter as adapter
 from spendgate.airflow_adapter import (
     AS_OF,
     EVENTS_MERGED,
@@ -38,10 +39,8 @@ from spendgate.airflow_adapter import (
     STAGED_EVENTS,
     WINDOWS,
     deadline,
-    open_documents,
     open_pipeline,
     report,
-    requested_instant,
 )
 
 START = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
@@ -78,7 +77,7 @@ def build_spend() -> None:
     def decide_flags() -> dict[str, Any]:
         """Who may serve at `as_of`."""
         with open_pipeline() as pipeline:
-            return report("decide_flags", pipeline.decide_flags(requested_instant()))
+            return report("decide_flags", pipeline.decide_flags(adapter.requested_instant()))
 
     @task(inlets=[FLAGS], outlets=[FLAGS_PUBLISHED])
     def publish_flags() -> dict[str, Any]:
@@ -101,7 +100,7 @@ def build_spend() -> None:
     @task
     def document_quality() -> dict[str, Any]:
         """Data Docs of what was judged since the last time, off the way to the flags."""
-        with open_documents() as documents:
+        with adapter.open_documents() as documents:
             return report("document_quality", documents.document_verdicts())
 
     merged = merge_events()

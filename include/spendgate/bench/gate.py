@@ -90,8 +90,9 @@ FROM generate_series(CAST(0 AS bigint), CAST((:clicks - 1) / :batch AS bigint)) 
 _STAGE_CLICKS = """
 INSERT INTO staging.StagedClick (batch_id, ordinal, click_id, advertiser_id, ad_id, click_time, time_key, amount,
     is_valid, updated_at)
-SELECT b.batch_id, CAST(n AS int), gen_random_uuid(), CAST(1 + (b.batch_id * 7919 + n * 104729) % :advertisers AS int),
-    1, t, date_trunc('hour', t), (n * 7919 % 40000) / 10000.0, CASE WHEN n % 50 = 0 THEN 0 ELSE 1 END, t
+SELECT b.batch_id, CAST(n AS int), gen_random_uuid(),
+    CAST(1 + (b.batch_id * 7919 + n * 104729) % :advertisers AS int), 1, t,
+    date_trunc('hour', t), (n * 7919 % 40000) / 10000.0, CASE WHEN n % 50 = 0 THEN 0 ELSE 1 END, t
 FROM etl.Batch AS b
 CROSS JOIN LATERAL (
     SELECT n, CAST(:day AS timestamp) + (n * 104729 % 86400000) * INTERVAL '1 millisecond' AS t

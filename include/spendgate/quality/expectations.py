@@ -150,7 +150,7 @@ EXPECTATIONS: tuple[Expectation, ...] = (
         "sampled_click_count",
         Unit.SHARE,
         "{observed} of {sampled_click_count:,} clicks looked at are there already; {bound} is expected",
-        "Clicks that came before, word for word, among the first 2,000 events. They change nothing.",
+        "Clicks that came before, word for word, among the first 1,000 events. They change nothing.",
     ),
     Expectation(
         "few_clicks_are_invalid",

@@ -521,11 +521,7 @@ ProfiledAdvertiser = _work(
     _column("batch_id", BigInteger, "The batch."),
     _advertiser_id(),
     _column("click_count", Integer, "Its clicks in the batch."),
-    _column("invalid_count", Integer, "Those of them that are invalid."),
-    _column("zero_count", Integer, "Those of them that cost nothing."),
     _column("amount", Numeric(28, 4), "What they cost: account currency, 4 decimal places."),
-    _column("amount_min", Money, "What the cheapest of them costs."),
-    _column("amount_max", Money, "What the dearest of them costs."),
 )
 WORK = (
     ContestedClick,

@@ -93,11 +93,7 @@ def upgrade() -> None:
         column("batch_id", sa.BigInteger()),
         column("advertiser_id", sa.Integer()),
         column("click_count", sa.Integer()),
-        column("invalid_count", sa.Integer()),
-        column("zero_count", sa.Integer()),
         column("amount", sa.Numeric(28, 4)),
-        column("amount_min", MONEY),
-        column("amount_max", MONEY),
         schema="staging",
     )
     op.create_table(
