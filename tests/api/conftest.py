@@ -31,7 +31,7 @@ from tests.conftest import Databases
 
 NOW = datetime(2026, 11, 21, 18, 30, tzinfo=UTC)
 PASSWORD = "correct horse battery"
-SIGNING_KEY = "a signing key of the tests, long enough"
+SIGNING_KEY = "a signing key of the tests, which is long enough for any hash"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
