@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import jwt
 import pytest
-from flask import Flask
-from flask.testing import FlaskClient
 from sqlalchemy import URL, insert
 
 from spendgate.api.accounts import Accounts, NewUser
@@ -27,48 +26,10 @@ from spendgate.warehouse.tables import (
     SpendSummary,
     TimeHierarchy,
 )
+from tests.api.callers import NOW, PASSWORD, SIGNING_KEY, MovableClock, Place
 from tests.conftest import Databases
 
-NOW = datetime(2026, 11, 21, 18, 30, tzinfo=UTC)
-PASSWORD = "correct horse battery"
-SIGNING_KEY = "a signing key of the tests, which is long enough for any hash"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-
-
-class MovableClock:
-    """Now, as a test sets it."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
-@dataclass(frozen=True)
-class Place:
-    """An app, its warehouse, its clock and its callers."""
-
-    app: Flask
-    warehouse: Warehouse
-    clock: MovableClock
-    accounts: Accounts
-    settings: Settings
-    staff_key: str
-    own_key: str  # of advertiser 1
-
-    @property
-    def client(self) -> FlaskClient:
-        return self.app.test_client()
-
-    def get(self, path: str, key: str | None = None, **headers: str) -> Any:
-        return self.client.get(path, headers={"X-API-Key": key or self.staff_key, **headers})
-
-    def log_in(self, username: str = "staff") -> dict[str, Any]:
-        answer = self.client.post("/v1/auth/token", json={"username": username, "password": PASSWORD})
-        assert answer.status_code == 200, answer.text
-        told: dict[str, Any] = answer.json
-        return told
 
 
 def user(username: str, advertiser_id: int | None = None) -> NewUser:
@@ -183,6 +144,43 @@ def place(postgres_url: URL, migrated_database: URL, tmp_path_factory: pytest.Te
     yield Place(app, warehouse, clock, accounts, settings, staff_key, own_key)
     warehouse.close()
     databases.drop_all()
+
+
+@pytest.fixture(scope="session")
+def tokens(place: Place) -> dict[str, str | None]:
+    """A token of each kind; "good", "own" and "other advertiser" are whole."""
+    good = place.log_in()
+    claims = jwt.decode(good["access_token"], options={"verify_signature": False})
+    head = {"kid": jwt.get_unverified_header(good["access_token"])["kid"]}
+
+    def forged(key: Any = SIGNING_KEY, algorithm: str = "HS256", headers: dict[str, str] = head, **changed: Any) -> str:
+        told = {name: value for name, value in (claims | changed).items() if value is not None}
+        return jwt.encode(told, key, algorithm, headers=headers)
+
+    disabled, revoked = place.log_in("disabled"), place.log_in()
+    place.accounts.disable_user("disabled")
+    answer = place.client.post(
+        "/v1/auth/revoke", json={}, headers={"Authorization": f"Bearer {revoked['access_token']}"}
+    )
+    assert answer.status_code == 204
+    now = int(time.time())
+    return {
+        "no token": None,
+        "bad signature": forged("another key that is long enough for it"),
+        "alg none": forged("", "none"),
+        "other algorithm": forged(algorithm="HS512"),
+        "unknown key id": forged(headers={"kid": "0"}),
+        "expired": forged(exp=now - 1),
+        "not yet": forged(nbf=now + 600),
+        "wrong audience": forged(aud="somebody"),
+        "wrong issuer": forged(iss="somebody"),
+        "without jti": forged(jti=None),
+        "refresh as access": good["refresh_token"],
+        "disabled user": disabled["access_token"],
+        "revoked": revoked["access_token"],
+        "good": forged(),
+        "other advertiser": place.log_in("own")["access_token"],
+    }
 
 
 @pytest.fixture(autouse=True)

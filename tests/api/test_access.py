@@ -23,23 +23,8 @@ from spendgate.api.passwords import hash_password
 from spendgate.api.routes import Access
 from spendgate.errors import ConfigurationError
 from spendgate.settings import Settings
-from tests.api.conftest import DAY, PASSWORD, SIGNING_KEY, Place
-
-KINDS = (
-    "no token",
-    "bad signature",
-    "alg none",
-    "other algorithm",
-    "unknown key id",
-    "expired",
-    "not yet",
-    "wrong audience",
-    "wrong issuer",
-    "without jti",
-    "refresh as access",
-    "disabled user",
-    "revoked",
-)
+from tests.api.callers import KINDS, PASSWORD, SIGNING_KEY, Place, ask
+from tests.api.conftest import DAY
 
 
 def routes_of(app: Flask) -> Iterator[tuple[str, str]]:
@@ -49,53 +34,6 @@ def routes_of(app: Flask) -> Iterator[tuple[str, str]]:
             path = app.url_map.bind("x").build(rule.endpoint, dict.fromkeys(rule.arguments, 2))
             for method in sorted(rule.methods - {"HEAD", "OPTIONS"}):
                 yield method, path
-
-
-def asked(path: str) -> str:
-    return f"{path}?grain=day" if path.endswith("/spend") else path
-
-
-@pytest.fixture(scope="module")
-def tokens(place: Place) -> dict[str, str | None]:
-    """A token of each kind; "good", "own" and "other advertiser" are whole."""
-    good = place.log_in()
-    claims = jwt.decode(good["access_token"], options={"verify_signature": False})
-    head = {"kid": jwt.get_unverified_header(good["access_token"])["kid"]}
-
-    def forged(key: Any = SIGNING_KEY, algorithm: str = "HS256", headers: dict[str, str] = head, **changed: Any) -> str:
-        told = {name: value for name, value in (claims | changed).items() if value is not None}
-        return jwt.encode(told, key, algorithm, headers=headers)
-
-    disabled, revoked = place.log_in("disabled"), place.log_in()
-    place.accounts.disable_user("disabled")
-    answer = place.client.post(
-        "/v1/auth/revoke", json={}, headers={"Authorization": f"Bearer {revoked['access_token']}"}
-    )
-    assert answer.status_code == 204
-    now = int(time.time())
-    return {
-        "no token": None,
-        "bad signature": forged("another key that is long enough for it"),
-        "alg none": forged("", "none"),
-        "other algorithm": forged(algorithm="HS512"),
-        "unknown key id": forged(headers={"kid": "0"}),
-        "expired": forged(exp=now - 1),
-        "not yet": forged(nbf=now + 600),
-        "wrong audience": forged(aud="somebody"),
-        "wrong issuer": forged(iss="somebody"),
-        "without jti": forged(jti=None),
-        "refresh as access": good["refresh_token"],
-        "disabled user": disabled["access_token"],
-        "revoked": revoked["access_token"],
-        "good": forged(),
-        "other advertiser": place.log_in("own")["access_token"],
-    }
-
-
-def ask(place: Place, method: str, path: str, token: str | None) -> Any:
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    body = {"json": {"everywhere": "no"}} if method == "POST" else {}
-    return place.client.open(asked(path), method=method, headers=headers, **body)
 
 
 @pytest.mark.parametrize("kind", KINDS)

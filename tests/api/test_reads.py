@@ -12,7 +12,8 @@ import pytest
 from spendgate.api.app import create_app
 from spendgate.settings import Settings
 from spendgate.warehouse.engine import Warehouse
-from tests.api.conftest import DAY, HOUR, NOW, Place
+from tests.api.callers import NOW, Place
+from tests.api.conftest import DAY, HOUR
 
 
 def test_a_flag_says_who_may_serve_with_money_as_text(place: Place) -> None:

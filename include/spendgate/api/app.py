@@ -16,6 +16,7 @@ from spendgate.api import auth_routes, catalog_routes, docs_page, flag_routes, h
 from spendgate.api.context import Context, here, make_context
 from spendgate.api.hot import JSON
 from spendgate.api.identity import Scope
+from spendgate.api.mount import MOUNTED_AT
 from spendgate.api.problems import MEDIA_TYPE, register_problems
 from spendgate.api.routes import Access
 from spendgate.api.schemas import ProblemOut
@@ -25,7 +26,6 @@ from spendgate.warehouse.engine import Warehouse
 
 access_log = logging.getLogger("spendgate.api.access")
 
-MOUNTED_AT = "/budget"
 VERSION = "1.0.0"
 # The greatest body that is read: a refresh token with some room.
 MAX_BODY_BYTES = 16 * 1024

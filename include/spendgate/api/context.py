@@ -79,10 +79,15 @@ def _limit_mssql(connection: object, _record: object) -> None:
     connection.timeout = STATEMENT_SECONDS  # type: ignore[attr-defined]  # as above
 
 
+def find_context(app: Flask) -> Context:
+    """The parts of `app`."""
+    found: Context = app.extensions[_NAME]
+    return found
+
+
 def here() -> Context:
     """The parts of the app that serves this request."""
-    found: Context = current_app.extensions[_NAME]
-    return found
+    return find_context(current_app)
 
 
 def caller() -> Identity:

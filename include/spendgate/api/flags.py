@@ -122,6 +122,11 @@ class Snapshot:
         known = (advertiser for advertiser in sorted(advertisers) if advertiser in self.decided)
         return FlagList(self.version, complete, [self.flag(advertiser, now) for advertiser in known])
 
+    def is_rendered(self, now: datetime) -> bool:
+        """Whether `rendered` has nothing to do."""
+        made = self._rendered
+        return made is not None and (made.until is None or now <= made.until)
+
     def rendered(self, now: datetime) -> Rendered:
         """The whole list as bytes, made once."""
         with self._lock:

@@ -43,6 +43,11 @@ class HotReads:
         identity.require_sight(advertiser_id)
         return Answer(200, msgspec.json.encode(snapshot.flag(advertiser_id, self.clock())))
 
+    def has_list_at_hand(self) -> bool:
+        """Whether the whole list was made into bytes already, and needs no thread to wait for."""
+        snapshot = self.store.at_hand()
+        return snapshot is not None and snapshot.is_rendered(self.clock())
+
     def bulk(
         self, identity: Identity, changed_since: str | None, if_none_match: str | None, accepts: str | None
     ) -> Answer:
