@@ -285,7 +285,7 @@ def query(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="freshness, gate, ingest or spend.")],
+    name: Annotated[str, typer.Argument(help="api, freshness, gate, ingest or spend.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
     clicks: Annotated[int, typer.Option(min=1000, help="Clicks (spend: a day).")] = 1_000_000,
     days: Annotated[int, typer.Option(min=1, help="Days of history (spend only).")] = 30,
@@ -294,6 +294,7 @@ def bench(
     warehouse: Annotated[
         str | None, typer.Option(help="URL of an empty database, which is emptied again (ingest only).")
     ] = None,
+    flags: Annotated[int, typer.Option(min=10, help="Flags in the table (api only).")] = 100_000,
 ) -> None:
     """Measure against limits of the same run, on services of its own in a temporary home.
 
@@ -301,7 +302,8 @@ def bench(
     """
     from spendgate.bench import run_benchmark
 
-    run_benchmark(name, clicks=clicks, days=days, tries=tries, as_json=as_json, stream=stream, warehouse=warehouse)
+    sizes = {"clicks": clicks, "days": days, "tries": tries, "flags": flags}
+    run_benchmark(name, **sizes, as_json=as_json, stream=stream, warehouse=warehouse)
 
 
 @app.command()
