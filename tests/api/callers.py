@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import uvicorn
 from flask import Flask
 from flask.testing import FlaskClient
 
 from spendgate.api.accounts import Accounts
+from spendgate.api.serve import configuration
+from spendgate.local.processes import pick_port
 from spendgate.settings import Settings
 from spendgate.warehouse.engine import Warehouse
 
@@ -78,3 +85,22 @@ def ask(place: Place, method: str, path: str, token: str | None) -> Any:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     body = {"json": {"everywhere": "no"}} if method == "POST" else {}
     return place.client.open(asked(path), method=method, headers=headers, **body)
+
+
+@contextmanager
+def serving(app: object) -> Iterator[str]:
+    """An ASGI app under uvicorn, as ./spendgate api has it, in a thread."""
+    port = pick_port("a port", 0)
+    server = uvicorn.Server(configuration(app, "127.0.0.1", port))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert server.started
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()

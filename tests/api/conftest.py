@@ -14,6 +14,7 @@ from sqlalchemy import URL, insert
 
 from spendgate.api.accounts import Accounts, NewUser
 from spendgate.api.app import create_app
+from spendgate.api.asgi import BudgetApi, Mounted
 from spendgate.api.identity import Scope
 from spendgate.settings import Settings
 from spendgate.warehouse.engine import Warehouse
@@ -26,7 +27,7 @@ from spendgate.warehouse.tables import (
     SpendSummary,
     TimeHierarchy,
 )
-from tests.api.callers import NOW, PASSWORD, SIGNING_KEY, MovableClock, Place
+from tests.api.callers import NOW, PASSWORD, SIGNING_KEY, MovableClock, Place, serving
 from tests.conftest import Databases
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -181,6 +182,12 @@ def tokens(place: Place) -> dict[str, str | None]:
         "good": forged(),
         "other advertiser": place.log_in("own")["access_token"],
     }
+
+
+@pytest.fixture(scope="session")
+def address(place: Place) -> Iterator[str]:
+    with serving(Mounted(BudgetApi(lambda: place.app))) as url:
+        yield f"{url}/budget/v1"
 
 
 @pytest.fixture(autouse=True)

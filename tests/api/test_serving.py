@@ -6,50 +6,20 @@ import asyncio
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from sqlalchemy import insert, update
 
 from spendgate.api.app import create_app
-from spendgate.api.asgi import BudgetApi, Mounted
-from spendgate.api.serve import configuration
+from spendgate.api.asgi import BudgetApi
 from spendgate.errors import ServiceError
-from spendgate.local.processes import pick_port
 from spendgate.warehouse.tables import Outbox, ServingFlag
 from tests.api.callers import KINDS, NOW, Place, ask
 from tests.api.conftest import flag_row
-
-
-@contextmanager
-def serving(app: object) -> Iterator[str]:
-    """An ASGI app under uvicorn, as ./spendgate api has it, in a thread."""
-    port = pick_port("a port", 0)
-    server = uvicorn.Server(configuration(app, "127.0.0.1", port))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 20
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert server.started
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        assert not thread.is_alive()
-
-
-@pytest.fixture(scope="module")
-def address(place: Place) -> Iterator[str]:
-    with serving(Mounted(BudgetApi(lambda: place.app))) as url:
-        yield f"{url}/budget/v1"
 
 
 @pytest.fixture
