@@ -6,12 +6,15 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
 from spendgate.errors import ConfigurationError, SpendGateError
+
+if TYPE_CHECKING:
+    from spendgate.api.accounts import Accounts
 
 app = typer.Typer(
     help="SpendGate: click and budget events in, spend windows and can_serve flags out.",
@@ -282,7 +285,7 @@ def query(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="freshness, gate, ingest or spend.")],
+    name: Annotated[str, typer.Argument(help="api, freshness, gate, ingest or spend.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
     clicks: Annotated[int, typer.Option(min=1000, help="Clicks (spend: a day).")] = 1_000_000,
     days: Annotated[int, typer.Option(min=1, help="Days of history (spend only).")] = 30,
@@ -291,6 +294,7 @@ def bench(
     warehouse: Annotated[
         str | None, typer.Option(help="URL of an empty database, which is emptied again (ingest only).")
     ] = None,
+    flags: Annotated[int, typer.Option(min=10, help="Flags in the table (api only).")] = 100_000,
 ) -> None:
     """Measure against limits of the same run, on services of its own in a temporary home.
 
@@ -298,7 +302,147 @@ def bench(
     """
     from spendgate.bench import run_benchmark
 
-    run_benchmark(name, clicks=clicks, days=days, tries=tries, as_json=as_json, stream=stream, warehouse=warehouse)
+    sizes = {"clicks": clicks, "days": days, "tries": tries, "flags": flags}
+    run_benchmark(name, **sizes, as_json=as_json, stream=stream, warehouse=warehouse)
+
+
+@app.command()
+def api() -> None:
+    """Serve the budget API alone, without Airflow, on SPENDGATE_API_HOST and SPENDGATE_API_PORT.
+
+    In Airflow the same API is mounted under /budget. Its description is at /budget/v1/docs.
+
+    Example: ./spendgate api
+    """
+    from spendgate.api.serve import serve
+    from spendgate.settings import load_settings
+    from spendgate.show import say
+
+    serve(load_settings(), say)
+
+
+users = typer.Typer(help="People who may log in to the API.")
+app.add_typer(users, name="users")
+keys = typer.Typer(help="Keys of programs that call the API.")
+app.add_typer(keys, name="keys")
+
+_Advertiser = Annotated[int | None, typer.Option("--advertiser", metavar="ID", help="Sees this advertiser only.")]
+_Staff = Annotated[bool, typer.Option("--staff", help="Sees all advertisers.")]
+
+
+def _accounts() -> Accounts:
+    from spendgate.api.accounts import Accounts
+    from spendgate.clock import utc_now
+    from spendgate.local import services
+    from spendgate.settings import load_settings
+    from spendgate.warehouse.engine import Warehouse
+
+    return Accounts(Warehouse(services.warehouse_url(load_settings())), utc_now)
+
+
+def _ask_password() -> str:
+    """The password, typed twice on a terminal, else the first line of standard input: never an argument."""
+    if sys.stdin.isatty():
+        return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+    return sys.stdin.readline().rstrip("\n")
+
+
+@users.command("add")
+def add_user(
+    username: Annotated[str, typer.Argument(help="Name to log in with.")],
+    email: Annotated[str, typer.Option(help="E-mail address; one may log in with it too.")],
+    first_name: Annotated[str, typer.Option(help="First name.")] = "",
+    last_name: Annotated[str, typer.Option(help="Last name.")] = "",
+    advertiser: _Advertiser = None,
+    staff: _Staff = False,
+) -> None:
+    """Add a user; the password is asked for, or read from standard input.
+
+    Example: ./spendgate users add maria --email maria@example.com --advertiser 1307
+    """
+    from spendgate.api.accounts import NewUser
+
+    user = NewUser(username, email, first_name, last_name, advertiser, staff)
+    typer.echo(f"User {_accounts().add_user(user, _ask_password())} is added: {username.strip().lower()}.")
+
+
+@users.command("list")
+def list_users() -> None:
+    """List the users.
+
+    Example: ./spendgate users list
+    """
+    from spendgate.show import show_rows
+
+    columns, rows = _accounts().users()
+    show_rows(columns, [list(row) for row in rows])
+
+
+@users.command("disable")
+def disable_user(username: Annotated[str, typer.Argument(help="The user's name.")]) -> None:
+    """Refuse a user from now on, also with tokens that are out.
+
+    Example: ./spendgate users disable maria
+    """
+    _accounts().disable_user(username)
+    typer.echo(f"User {username} is disabled; set-password enables it again.")
+
+
+@users.command("set-password")
+def set_password(username: Annotated[str, typer.Argument(help="The user's name.")]) -> None:
+    """Give a user another password, enable it, and end its log-ins.
+
+    Example: ./spendgate users set-password maria
+    """
+    _accounts().set_password(username, _ask_password())
+    typer.echo(f"User {username} has another password; its log-ins are ended.")
+
+
+@keys.command("add")
+def add_key(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="flags, budgets, spend or catalog; may be repeated; flags unless told.")
+    ] = None,
+    advertiser: _Advertiser = None,
+    staff: _Staff = False,
+    days: Annotated[
+        float | None, typer.Option(min=0.001, help="It expires after so many days; never unless told.")
+    ] = None,
+) -> None:
+    """Make a key and print it: it is shown this once.
+
+    Example: ./spendgate keys add "ad server" --staff --scope flags --days 365
+    """
+    from spendgate.api.identity import Scope
+
+    wanted = scope or ["flags"]
+    if extra := sorted(set(wanted) - set(Scope)):
+        raise ConfigurationError(f"--scope is one of {', '.join(Scope)}, not {', '.join(extra)}.")
+    made = [Scope(one) for one in wanted]
+    typer.echo(_accounts().add_key(name, made, advertiser_id=advertiser, is_staff=staff, days=days))
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """List the keys, without what is secret of them.
+
+    Example: ./spendgate keys list
+    """
+    from spendgate.show import show_rows
+
+    columns, rows = _accounts().keys()
+    show_rows(columns, [list(row) for row in rows])
+
+
+@keys.command("revoke")
+def revoke_key(prefix: Annotated[str, typer.Argument(help="The key's prefix, from `keys list`.")]) -> None:
+    """Refuse a key from now on.
+
+    Example: ./spendgate keys revoke sg_1a2b3c4d
+    """
+    _accounts().revoke_key(prefix)
+    typer.echo(f"Key {prefix} is revoked.")
 
 
 @app.command()

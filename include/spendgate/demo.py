@@ -8,6 +8,9 @@ from datetime import date, datetime, timedelta
 
 from sqlalchemy import func, select
 
+from spendgate.api.accounts import Accounts
+from spendgate.api.identity import Scope
+from spendgate.api.mount import MOUNTED_AT
 from spendgate.clock import day_start, format_instant, utc_now
 from spendgate.errors import ServiceError
 from spendgate.local import airflow_client, services
@@ -47,6 +50,9 @@ def run_demo(settings: Settings, *, once: bool, clicks: int, seed: int) -> None:
     if not once:
         with airflow_client.client(settings) as client:
             client.unpause(FOLLOWER)
+            # Flags as of now: those of yesterday, which are shown, would be stale.
+            _await_run(client, "build_spend", client.trigger("build_spend", {}))
+        _say_curl(settings)
         say("Everything stays up and follows the streams; stop it with ./spendgate down.")
         say_login(settings)
 
@@ -150,6 +156,19 @@ def _show_results(settings: Settings, began: datetime, as_of: datetime) -> None:
         columns, shown, title=f"Who may serve at {format_instant(as_of)}: the {len(shown)} biggest of {len(rows)}"
     )
     say(f"All advertisers, by reason: {counted(dict(reasons))}")
+
+
+def _say_curl(settings: Settings) -> None:
+    """One call of the API that works as it stands, with a key that ends after a day."""
+    warehouse = Warehouse(services.warehouse_url(settings))
+    key = Accounts(warehouse, utc_now).replace_key("demo", list(Scope), days=1)
+    with warehouse.transaction(read_only=True) as transaction:
+        biggest = select(ServingFlag.c.advertiser_id).order_by(ServingFlag.c.budget.desc(), ServingFlag.c.advertiser_id)
+        advertiser = transaction.run(biggest.where(ServingFlag.c.can_serve == 1).limit(1)).scalar()
+    warehouse.close()
+    address, _, _ = services.ui(settings)
+    say("Ask the API, in its words at " + address + MOUNTED_AT + "/v1/docs:")
+    say(f"  curl -s -H 'X-API-Key: {key}' {address}{MOUNTED_AT}/v1/advertisers/{advertiser or 1}/can-serve")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -146,13 +147,47 @@ class Settings(BaseSettings):
         None, description="URL that failed tasks and late runs are posted to as JSON; it may hold a token."
     )
 
+    flag_max_age: float = Field(
+        3.0,
+        gt=0,
+        description="Hours after which a flag that was not decided again counts as no: the API calls it stale.",
+    )
+    api_warehouse_url: SecretStr | None = Field(
+        None, description="The API's own login, as a SQLAlchemy URL; unset: SPENDGATE_WAREHOUSE_URL."
+    )
+    api_signing_key: SecretStr | None = Field(
+        None,
+        description="What the API signs tokens with: a secret of at least 32 characters (HS256), or a private key as "
+        "PEM (RS256, ES256); unset: the laptop makes its own, anything else doesn't start.",
+    )
+    api_previous_signing_key: SecretStr | None = Field(
+        None, description="The key before: its tokens are still taken, and no new ones are signed with it."
+    )
+    api_issuer: str = Field("spendgate", min_length=1, description="iss of the API's tokens.")
+    api_audience: str = Field("spendgate-api", min_length=1, description="aud of the API's tokens.")
+    api_token_minutes: float = Field(15.0, gt=0, le=1440, description="Minutes that an access token holds.")
+    api_session_days: float = Field(
+        30.0, gt=0, le=365, description="Days after which a log-in ends, however often it was refreshed."
+    )
+    api_cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins whose pages may call the API, comma-separated; empty: none."
+    )
+    api_rate_limit: str = Field(
+        "100000/minute", description="Most requests of one user or key, for each server process: NUMBER/PERIOD."
+    )
+    api_login_rate_limit: str = Field(
+        "20/minute", description="Most log-ins and refreshes from one address, for each server process: NUMBER/PERIOD."
+    )
+    api_host: str = Field("127.0.0.1", min_length=1, description="Address that ./spendgate api listens on.")
+    api_port: int = Field(8090, ge=0, le=65535, description="Port of ./spendgate api; 0: a free one.")
+
     warehouse_port: int = Field(0, ge=0, le=65535, description="Port of the laptop's PostgreSQL; 0: a free one.")
     broker_port: int = Field(0, ge=0, le=65535, description="Port of the laptop's broker; 0: a free one.")
     ui_port: int = Field(
         0, ge=0, le=65535, description="Port of Airflow's UI; 0: 8080, or a free one if that is taken."
     )
 
-    @field_validator("streams", mode="before")
+    @field_validator("streams", "api_cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -197,7 +232,14 @@ class Settings(BaseSettings):
             raise ValueError("flags are published to a Kafka topic or to eventhub:NAME, not to files")
         return value
 
-    @field_validator("warehouse_url", "warehouse_admin_url")
+    @field_validator("api_rate_limit", "api_login_rate_limit")
+    @classmethod
+    def _rate(cls, value: str) -> str:
+        if not re.fullmatch(r"[1-9]\d{0,8}/(second|minute|hour)", value):
+            raise ValueError("write it like 600/minute; periods are second, minute and hour")
+        return value
+
+    @field_validator("warehouse_url", "warehouse_admin_url", "api_warehouse_url")
     @classmethod
     def _database_url(cls, value: SecretStr | None) -> SecretStr | None:
         # Told by its shape: a library that parses it takes half a second to load.

@@ -27,13 +27,21 @@ from spendgate.show import say, show_table, tell
 from spendgate.warehouse import schema
 from spendgate.warehouse.engine import Warehouse
 
-NAMES = ("freshness", "gate", "ingest", "spend")
+NAMES = ("api", "freshness", "gate", "ingest", "spend")
 # What `ingest` reads, by kind of stream.
 INGEST = {"kafka": measure_ingest, "eventhub": measure_eventhub, "files": measure_files}
 
 
 def run_benchmark(
-    name: str, *, clicks: int, days: int, tries: int, as_json: bool, stream: str = "kafka", warehouse: str | None = None
+    name: str,
+    *,
+    clicks: int,
+    days: int,
+    tries: int,
+    as_json: bool,
+    stream: str = "kafka",
+    warehouse: str | None = None,
+    flags: int = 100_000,
 ) -> None:
     """Run one benchmark in a temporary home and print its table, with `as_json` one JSON object at the end.
 
@@ -49,7 +57,11 @@ def run_benchmark(
     if warehouse is not None and name != "ingest":
         raise ConfigurationError(f"--warehouse is for bench ingest alone; leave it out for {name}.")
     with _warehouse(warehouse) as url, _services(url) as settings:
-        if name == "freshness":
+        if name == "api":
+            from spendgate.bench.api import measure_api
+
+            figures, rows = measure_api(settings, flags)
+        elif name == "freshness":
             figures, rows = measure_freshness(settings, tries)
         elif name == "gate":
             figures, rows = measure_gate(settings, clicks)

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, text
 
 from spendgate.warehouse.scripts import run_script
 from spendgate.warehouse.server import ANY_SQL_SERVER, Feature, Server, read_server
-from spendgate.warehouse.tables import WORK, AppUser, BatchNumber, CheckedDay
+from spendgate.warehouse.tables import WORK, ApiKey, AppUser, BatchNumber, CheckedDay
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Role(StrEnum):
     """The database roles."""
 
     PIPELINE = "spendgate_pipeline"  # Airflow's tasks and the command line
-    API = "spendgate_api"  # the API: reads what it answers with
+    API = "spendgate_api"  # the API: reads what it answers with, keeps its log-ins
     ANALYST = "spendgate_analyst"  # people and their tools: read ads
 
 
@@ -37,8 +37,8 @@ READ = "SELECT"
 STORE = "SELECT, INSERT, UPDATE"  # what was stored once stays, in its newest version
 WRITE = "SELECT, INSERT, UPDATE, DELETE"
 
-# Schemas that belong to the pipeline alone, with what is in them and will be. Nobody else reads them, but for the one
-# table in ACCESS below.
+# Schemas that belong to the pipeline alone, with what is in them and will be. Nobody else reads them, but for the
+# tables in ACCESS below.
 PIPELINE_SCHEMAS = ("staging", "etl")
 # Emptied by TRUNCATE, for which SQL Server wants ALTER.
 EMPTIED = (*WORK, CheckedDay)
@@ -47,11 +47,18 @@ _STORED = {Role.PIPELINE: STORE, Role.API: READ, Role.ANALYST: READ}
 _VIEW = {Role.PIPELINE: READ, Role.API: READ, Role.ANALYST: READ}
 _NOT_SECRET = ", ".join(column.name for column in AppUser.columns if column.name != "password_hash")
 
+_KEY_NOT_SECRET = ", ".join(column.name for column in ApiKey.columns if column.name != "key_hash")
+
 # Each table and view of `ads`, and what others may see of the pipeline's schemas. A test knows if one is missing.
 ACCESS: Mapping[str, Mapping[Role, str]] = {
     "ads.Advertiser": _STORED,
     "ads.Ad": _STORED,
     "ads.AppUser": {Role.API: READ, Role.ANALYST: f"SELECT ({_NOT_SECRET})"},
+    "ads.ApiKey": {Role.API: READ, Role.ANALYST: f"SELECT ({_KEY_NOT_SECRET})"},
+    # The API's own books: users and keys it only reads, who makes them is an owner of the database.
+    "ads.ApiKeyUse": {Role.API: STORE, Role.ANALYST: READ},
+    "ads.ApiSession": {Role.API: WRITE},
+    "ads.LogInFailure": {Role.API: WRITE},
     "ads.TimeHierarchy": _STORED,
     # Deleted by purge_history alone, where SPENDGATE_CLICKS_KEEP_DAYS says so.
     "ads.ClickEvent": {Role.PIPELINE: WRITE, Role.ANALYST: READ},
@@ -64,6 +71,8 @@ ACCESS: Mapping[str, Mapping[Role, str]] = {
     "ads.CurrentServing": _VIEW,
     # Whether the schema is the one that it works with: the API isn't ready before.
     "etl.schema_version": {Role.API: READ},
+    # Which flags changed, and in which order.
+    "etl.Outbox": {Role.API: READ},
 }
 
 

@@ -228,6 +228,60 @@ AppUser = _table(
     UniqueConstraint("email", name="uq_app_user_email"),
     UniqueConstraint("username", name="uq_app_user_username"),
 )
+ApiKey = _table(
+    "ads",
+    "ApiKey",
+    "Keys of programs that call the API.",
+    Column("id", Integer, Identity(), comment="Number of the key, as ./spendgate keys shows it."),
+    _column("prefix", String(16), "Beginning of the key, by which it is found; not secret."),
+    _column("key_hash", String(64), "SHA-256 of the whole key, in hexadecimal; never the key. Not for analysts."),
+    _column("name", text_of(100), "What the key is for, in the words of who made it."),
+    _column("scopes", String(200), "What the key may do, separated by spaces: flags, budgets, spend, catalog."),
+    _column("advertiser_id", Integer, "The one advertiser that the key sees; NULL: see is_staff.", null=True),
+    _column("is_staff", Flag, "1: the key sees all advertisers."),
+    _column("expires_at", Instant, "From when on it is refused (UTC); NULL: never.", null=True),
+    _column("revoked_at", Instant, "When it was revoked (UTC); NULL: it wasn't.", null=True),
+    *_stamps(),
+    PrimaryKeyConstraint("id", name="pk_api_key"),
+    UniqueConstraint("prefix", name="uq_api_key_prefix"),
+)
+# Apart from the keys, so that the API's own login can't change a key.
+ApiKeyUse = _table(
+    "ads",
+    "ApiKeyUse",
+    "When each API key was used last, to within some minutes.",
+    _column("key_id", Integer, "The key."),
+    _column("last_used_at", Instant, "When it was used last (UTC)."),
+    PrimaryKeyConstraint("key_id", name="pk_api_key_use"),
+)
+ApiSession = _table(
+    "ads",
+    "ApiSession",
+    "Log-ins to the API: one row from a password to its end, however often its tokens were refreshed.",
+    _column("session_id", String(36), "The log-in; sid of its tokens."),
+    _column("user_id", Integer, "Who logged in."),
+    _column("refresh_id", String(36), "jti of the one refresh token that is still good."),
+    _column("expires_at", Instant, "When it ends (UTC)."),
+    _column("revoked_at", Instant, "When it was ended before (UTC); NULL: it wasn't.", null=True),
+    _column(
+        "reason", String(20), "Why: revoked, reused (a refresh token came twice), password; NULL: it wasn't.", null=True
+    ),
+    *_stamps(),
+    PrimaryKeyConstraint("session_id", name="pk_api_session"),
+    Index("ix_api_session_user", "user_id"),
+    Index("ix_api_session_expiry", "expires_at"),
+)
+LogInFailure = _table(
+    "ads",
+    "LogInFailure",
+    "Names that somebody failed to log in with, known or not, until a log-in succeeds or a day has passed.",
+    _column("login_hash", String(64), "SHA-256 of the name in lower case, in hexadecimal: it may be a password."),
+    _column("failures", Integer, "Failures so far."),
+    _column("locked_until", Instant, "Until then every password is refused (UTC)."),
+    *_stamps(),
+    PrimaryKeyConstraint("login_hash", name="pk_log_in_failure"),
+    Index("ix_log_in_failure_updated", "updated_at"),
+)
 TimeHierarchy = _table(
     "ads",
     "TimeHierarchy",
@@ -828,6 +882,9 @@ def _refers(table: Table, target: Table, **columns: str) -> Reference:
 REFERENCES = (
     _refers(Ad, Advertiser, advertiser_id="advertiser_id"),
     _refers(AppUser, Advertiser, advertiser_id="advertiser_id"),
+    _refers(ApiKey, Advertiser, advertiser_id="advertiser_id"),
+    _refers(ApiKeyUse, ApiKey, key_id="id"),
+    _refers(ApiSession, AppUser, user_id="id"),
     _refers(ClickEvent, Advertiser, advertiser_id="advertiser_id"),
     _refers(ClickEvent, Ad, ad_id="ad_id"),
     _refers(ClickEvent, TimeHierarchy, time_key="time_key"),

@@ -1,0 +1,1 @@
+"""The budget API: reads over HTTP for ad servers, advertisers' tools and analysts (docs/api.md)."""

@@ -1,0 +1,96 @@
+"""What a request works with: made once an app, found by Flask's current app."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from flask import Flask, current_app, g
+from sqlalchemy import event
+
+from spendgate.api.flags import FlagStore
+from spendgate.api.guard import Guard, Limits
+from spendgate.api.hot import HotReads
+from spendgate.api.identity import Identity
+from spendgate.api.log_ins import LogIns
+from spendgate.api.tokens import Tokens
+from spendgate.clock import Clock, utc_now
+from spendgate.local import services
+from spendgate.settings import Settings
+from spendgate.warehouse.engine import Warehouse
+
+_NAME = "spendgate"
+# A read that takes longer isn't waited for: its caller asks again.
+STATEMENT_SECONDS = 10
+SETTING = "SPENDGATE_API_WAREHOUSE_URL"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The parts of one app."""
+
+    settings: Settings
+    clock: Clock
+    warehouse: Warehouse
+    guard: Guard
+    log_ins: LogIns
+    store: FlagStore
+    hot: HotReads
+    max_age: timedelta
+
+
+def make_context(app: Flask, settings: Settings, warehouse: Warehouse | None = None, clock: Clock = utc_now) -> Context:
+    """The parts for `app`, which finds them from now on; nothing is connected to yet.
+
+    Raises:
+        ConfigurationError: no signing key, or an unfit one.
+        ServiceError: the laptop's warehouse was never started.
+    """
+    tokens = Tokens(app, settings)
+    house = warehouse or open_warehouse(settings)
+    limits = Limits(settings.api_rate_limit, settings.api_login_rate_limit)
+    guard = Guard(house, clock, tokens, limits)
+    max_age = timedelta(hours=settings.flag_max_age)
+    store = FlagStore(house, clock, max_age)
+    log_ins = LogIns(house, clock, tokens, timedelta(days=settings.api_session_days))
+    made = Context(settings, clock, house, guard, log_ins, store, HotReads(store, clock), max_age)
+    app.extensions[_NAME] = made
+    return made
+
+
+def open_warehouse(settings: Settings) -> Warehouse:
+    """The warehouse by the API's own login, or by the settings' where it has none."""
+    if settings.api_warehouse_url is not None:
+        url = settings.api_warehouse_url.get_secret_value()
+        made = Warehouse(url, connections=settings.warehouse_connections, setting=SETTING)
+    else:
+        made = Warehouse(services.warehouse_url(settings), connections=settings.warehouse_connections)
+    event.listen(made.engine, "connect", _limit_postgresql if made.dialect == "postgresql" else _limit_mssql)
+    return made
+
+
+def _limit_postgresql(connection: object, _record: object) -> None:
+    with connection.cursor() as cursor:  # type: ignore[attr-defined]  # of a driver that SQLAlchemy chooses
+        cursor.execute(f"SET statement_timeout = '{STATEMENT_SECONDS}s'")
+    connection.commit()  # type: ignore[attr-defined]  # as above
+
+
+def _limit_mssql(connection: object, _record: object) -> None:
+    connection.timeout = STATEMENT_SECONDS  # type: ignore[attr-defined]  # as above
+
+
+def find_context(app: Flask) -> Context:
+    """The parts of `app`."""
+    found: Context = app.extensions[_NAME]
+    return found
+
+
+def here() -> Context:
+    """The parts of the app that serves this request."""
+    return find_context(current_app)
+
+
+def caller() -> Identity:
+    """Who sent this request; the guard found out before its route began."""
+    identity: Identity = g.identity
+    return identity

@@ -1,0 +1,20 @@
+-- Purpose: a page of an advertiser's ISO weeks (UTC) with clicks or budget events.
+-- Parameters: @n INT: most rows; @advertiser_id INT; @start DATETIME2(3), inclusive, and @stop DATETIME2(3), exclusive:
+--   Mondays, so that weeks are whole
+-- Grain: one row a week
+-- Rerun: reads only
+SELECT TOP (@n)
+    t.week_start AS first_day,
+    SUM(w.click_count) AS click_count,
+    SUM(w.gross_spend) AS gross_spend,
+    SUM(w.invalid_spend) AS invalid_spend,
+    SUM(w.net_spend) AS net_spend
+FROM ads.SpendSummary AS w
+INNER JOIN ads.TimeHierarchy AS t
+    ON t.time_key = w.window_start
+WHERE w.advertiser_id = @advertiser_id
+    AND w.grain = 'hour'
+    AND w.window_start >= @start
+    AND w.window_start < @stop
+GROUP BY t.week_start
+ORDER BY t.week_start;

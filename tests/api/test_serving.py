@@ -1,0 +1,165 @@
+"""The API as it is served: under uvicorn at /budget, the fast lane in front of Flask; the plugin that mounts it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import insert, update
+
+from spendgate.api.app import create_app
+from spendgate.api.asgi import BudgetApi
+from spendgate.errors import ServiceError
+from spendgate.warehouse.tables import Outbox, ServingFlag
+from tests.api.callers import KINDS, NOW, Place, ask
+from tests.api.conftest import flag_row
+
+
+@pytest.fixture
+def client(address: str, place: Place) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=address, headers={"X-API-Key": place.staff_key}, trust_env=False, timeout=20) as made:
+        yield made
+
+
+LANE = ("/advertisers/1/can-serve", "/advertisers/999/can-serve", "/can-serve", "/can-serve?changed_since=0")
+
+
+@pytest.mark.parametrize("path", LANE)
+def test_the_lane_answers_what_flask_answers(client: httpx.Client, place: Place, path: str) -> None:
+    fast, slow = client.get(path), place.get(f"/v1{path}", **{"Accept-Encoding": "gzip, deflate"})
+    assert fast.status_code == slow.status_code == 200
+    assert fast.json() == json.loads(place.get(f"/v1{path}").data)
+    ignored = {"date", "content-length", "server", "content-encoding"}
+    assert {n: v for n, v in fast.headers.items() if n not in ignored} == {
+        n.lower(): v for n, v in slow.headers.items() if n.lower() not in ignored
+    }
+
+
+def test_a_list_that_is_known_is_not_sent_again(client: httpx.Client) -> None:
+    etag = client.get("/can-serve").headers["ETag"]
+    again = client.get("/can-serve", headers={"If-None-Match": etag})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("path", ["/advertisers/2/can-serve", "/can-serve", "/can-serve/stream"])
+def test_the_lane_lets_in_nobody_whom_flask_would_not(
+    address: str, place: Place, tokens: dict[str, str | None], kind: str, path: str
+) -> None:
+    headers = {} if tokens[kind] is None else {"Authorization": f"Bearer {tokens[kind]}"}
+    fast = httpx.get(address + path, headers=headers, trust_env=False)
+    slow = ask(place, "GET", f"/v1{path}", tokens[kind])
+    assert fast.status_code == slow.status_code == 401
+    told = {**slow.json, "instance": f"/budget/v1{path}"}
+    assert fast.json() == told
+
+
+def test_the_lane_hides_other_advertisers(address: str, tokens: dict[str, str | None]) -> None:
+    headers = {"Authorization": f"Bearer {tokens['other advertiser']}"}
+    assert httpx.get(f"{address}/advertisers/2/can-serve", headers=headers, trust_env=False).status_code == 404
+    assert httpx.get(f"{address}/advertisers/1/can-serve", headers=headers, trust_env=False).status_code == 200
+
+
+def test_what_the_lane_does_not_know_flask_answers(client: httpx.Client, address: str) -> None:
+    assert client.get("/advertisers/1/can-serve?fields=can_serve").json() == {"can_serve": True}
+    assert client.get("/can-serve?changed=1").status_code == 422
+    assert client.get("/can-serve?changed_since=x").status_code == 422
+    assert client.head("/can-serve").status_code == 200
+    for path in ("", "/budget", "/v1/health/live", "/budget/v1/nothing", "/budget/v1/advertisers/0/can-serve"):
+        answer = httpx.get(address.removesuffix("/budget/v1") + path, trust_env=False)
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json"), path
+    assert "openapi.json" in client.get("/docs").text
+    assert client.get("/openapi.json").json()["openapi"] == "3.1.0"
+
+
+def test_a_token_that_is_revoked_is_refused_by_the_lane_at_once(address: str, place: Place) -> None:
+    pair = place.log_in()
+    headers = {"Authorization": f"Bearer {pair['access_token']}"}
+    url = f"{address}/advertisers/1/can-serve"
+    assert httpx.get(url, headers=headers, trust_env=False).status_code == 200
+    assert httpx.post(f"{address}/auth/revoke", json={}, headers=headers, trust_env=False).status_code == 204
+    assert httpx.get(url, headers=headers, trust_env=False).status_code == 401
+
+
+def test_a_change_is_answered_within_a_second_and_the_open_stream_says_so(client: httpx.Client, place: Place) -> None:
+    def gate(can_serve: int, version: int) -> None:
+        told = {"can_serve": can_serve, "reason": "ok" if can_serve else "exhausted", "version": version}
+        changed = flag_row(2, **told)
+        with place.warehouse.transaction() as transaction:
+            which = ServingFlag.c.advertiser_id == 2
+            transaction.run(update(ServingFlag).where(which).values(**told, updated_at=NOW))
+            transaction.run(insert(Outbox), [changed])
+
+    with client.stream("GET", "/can-serve/stream") as stream:
+        assert stream.headers["content-type"] == "text/event-stream"
+        lines = stream.iter_lines()
+        first = [next(lines) for _ in range(4)]
+        assert first[1] == "event: flags"
+        gate(1, 2)
+        began = time.monotonic()
+        told = [next(lines) for _ in range(4)]
+        assert time.monotonic() - began < 2.5
+        assert told[1] == "event: changes"
+        assert [(f["advertiser_id"], f["can_serve"]) for f in json.loads(told[2][6:])["flags"]] == [(2, True)]
+    assert client.get("/advertisers/2/can-serve").json()["can_serve"] is True
+    gate(0, 3)
+    time.sleep(1)
+    assert client.get("/advertisers/2/can-serve").json()["can_serve"] is False
+    with client.stream("GET", "/can-serve/stream", headers={"Last-Event-ID": first[0].removeprefix("id: ")}) as again:
+        lines = again.iter_lines()
+        assert [next(lines) for _ in range(2)][1] == "event: changes"
+
+
+def test_an_app_that_can_not_be_built_answers_503_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spendgate.api.asgi.REBUILD_SECONDS", 0.0)
+    fails = [True]
+
+    def make() -> object:
+        if fails:
+            raise ServiceError("The laptop's warehouse was never started here: run ./spendgate up.")
+        raise AssertionError("tried again")
+
+    api = BudgetApi(make)  # type: ignore[arg-type]
+    sent: list[dict[str, object]] = []
+
+    async def send(message: object) -> None:
+        sent.append(message)  # type: ignore[arg-type]
+
+    scope = {"type": "http", "method": "GET", "path": "/budget/v1/can-serve", "root_path": "/budget", "headers": []}
+    asyncio.run(api(scope, send, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 503
+    assert b"never started" not in sent[1]["body"]  # type: ignore[operator]
+    fails.clear()
+    with pytest.raises(AssertionError, match="tried again"):
+        asyncio.run(api(scope, send, send))  # type: ignore[arg-type]
+
+
+def test_the_plugin_opens_and_loads_nothing_when_airflow_imports_it(root: Path) -> None:
+    program = (
+        "import sys, socket\n"
+        "import airflow.plugins_manager\n"
+        "before = set(sys.modules)\n"
+        "socket.socket.connect = None\n"
+        f"sys.path[:0] = [{str(root / 'include')!r}, {str(root / 'plugins')!r}]\n"
+        "from budget_api import BudgetApiPlugin\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(new), [mount['url_prefix'] for mount in BudgetApiPlugin.fastapi_apps])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.splitlines()[-1:] == ["['budget_api', 'spendgate'] ['/budget']"], done.stderr[-2000:]
+
+
+def test_the_same_app_serves_under_any_wsgi_server(place: Place) -> None:
+    app = create_app(place.settings, warehouse=place.warehouse, clock=place.clock)
+    with app.test_client().get(
+        "/v1/can-serve/stream", headers={"X-API-Key": place.staff_key}, buffered=False
+    ) as answer:
+        assert answer.mimetype == "text/event-stream"
+        assert b"event: flags" in next(answer.iter_encoded())
