@@ -104,12 +104,12 @@ def profiles(draw: st.DrawFn) -> list[dict[str, Any]]:
         {"batch_id": number}
         | {name: draw(AMOUNTS) for name in MEASURES}
         | {name: draw(st.sampled_from(FEWEST) | st.integers(0, 50_000)) for name in COUNTS}
-        for number in range(1, draw(st.integers(2, 8)))
+        for number in range(1, draw(st.integers(2, 12)))
     ]
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=4)
 @given(profiles())
 def test_great_expectations_and_the_gate_judge_alike(some: list[dict[str, Any]]) -> None:
     ours = {

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import select, update
 
 from spendgate.errors import ConfigurationError, HeldBatchError
+from spendgate.local.sample import BUDGETS, CLICKS, REFERENCE, sample_events
 from spendgate.merge import Merge
 from spendgate.payload import unpack_messages
 from spendgate.quality.decisions import Decision, batch_record, decide_batch, held_batches, raise_held
@@ -316,3 +317,26 @@ def test_rejections_of_a_held_batch_wait_for_the_decision_and_a_discarded_replay
     [row] = stored(any_warehouse, RejectedEvent)
     assert (row.reason, row.replay_batch_id, row.replay_ordinal) == ("too_late", None, None)
     assert bench.replay().accepted == 1
+
+
+# --- The sample day ------------------------------------------------------------------------------------------
+
+
+def test_sample_days_and_a_quiet_sunday_raise_no_false_hold(warehouse: Warehouse) -> None:
+    """As the demo publishes them: after the day, clicks before advertisers; the first without any history."""
+    streams = [Bench(warehouse, ListStream(name), batch_size=4_000) for name in (CLICKS, BUDGETS, REFERENCE)]
+    for day, clicks in ((at(20), 10_000), (at(21), 10_000), (at(22), 2_000)):  # the 22nd is a Sunday
+        now = day + DAY + HOUR
+        bodies: dict[str, list[bytes]] = {bench.stream.name: [] for bench in streams}
+        for event in sample_events(clicks=clicks, seed=7, day=day.date(), advertisers=20):
+            bodies[event.stream].append(event.payload)
+        for bench in streams:
+            bench.now = now
+            bench.stream.append(*bodies[bench.stream.name], enqueued_at=now)
+            bench.read()
+        counts = streams[0].judge()
+        assert counts.judged >= 3
+        assert [batch.sentence for batch in held_batches(warehouse)] == []
+        streams[0].merge()
+        streams[0].rebuild()
+    assert any(row.volume_ratio is not None for row in stored(warehouse, BatchProfile))
