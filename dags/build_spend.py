@@ -29,19 +29,7 @@ from typing import Any
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, dag, task
 
 from spendgate import airflow_adapter as adapter
-from spendgate.airflow_adapter import (
-    AS_OF,
-    EVENTS_MERGED,
-    EVENTS_STAGED,
-    FLAGS,
-    FLAGS_PUBLISHED,
-    RETRIES,
-    STAGED_EVENTS,
-    WINDOWS,
-    deadline,
-    open_pipeline,
-    report,
-)
+from spendgate.airflow_adapter import STAGED_EVENTS
 
 START = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
 
@@ -52,56 +40,56 @@ START = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
     start_date=START,
     catchup=False,
     max_active_runs=1,
-    default_args=RETRIES,
+    default_args=adapter.RETRIES,
     dagrun_timeout=timedelta(hours=6),
-    params={"as_of": AS_OF},
-    deadline=deadline("build_spend", minutes=50),
+    params={"as_of": adapter.AS_OF},
+    deadline=adapter.deadline("build_spend", minutes=50),
     doc_md=__doc__,
     tags=["spendgate"],
 )
 def build_spend() -> None:
-    @task(inlets=[EVENTS_STAGED], outlets=[EVENTS_MERGED])
+    @task(inlets=[adapter.EVENTS_STAGED], outlets=[adapter.EVENTS_MERGED])
     def merge_events() -> dict[str, Any]:
         """Staged batches that pass the gate become rows of `ads`; one process, for a task's start costs a second."""
-        with open_pipeline() as pipeline:
-            report("judge_batches", pipeline.judge_batches())
-            return report("merge_events", pipeline.merge_events())
+        with adapter.open_pipeline() as pipeline:
+            adapter.report("judge_batches", pipeline.judge_batches())
+            return adapter.report("merge_events", pipeline.merge_events())
 
-    @task(inlets=[EVENTS_MERGED], outlets=[WINDOWS])
+    @task(inlets=[adapter.EVENTS_MERGED], outlets=[adapter.WINDOWS])
     def rebuild_windows() -> dict[str, Any]:
         """Hour and day windows of the touched days."""
-        with open_pipeline() as pipeline:
-            return report("rebuild_windows", pipeline.rebuild_windows())
+        with adapter.open_pipeline() as pipeline:
+            return adapter.report("rebuild_windows", pipeline.rebuild_windows())
 
-    @task(inlets=[WINDOWS], outlets=[FLAGS])
+    @task(inlets=[adapter.WINDOWS], outlets=[adapter.FLAGS])
     def decide_flags() -> dict[str, Any]:
         """Who may serve at `as_of`."""
-        with open_pipeline() as pipeline:
-            return report("decide_flags", pipeline.decide_flags(adapter.requested_instant()))
+        with adapter.open_pipeline() as pipeline:
+            return adapter.report("decide_flags", pipeline.decide_flags(adapter.requested_instant()))
 
-    @task(inlets=[FLAGS], outlets=[FLAGS_PUBLISHED])
+    @task(inlets=[adapter.FLAGS], outlets=[adapter.FLAGS_PUBLISHED])
     def publish_flags() -> dict[str, Any]:
         """What changed leaves for the flag topic."""
-        with open_pipeline() as pipeline:
-            return report("publish_flags", pipeline.publish_flags())
+        with adapter.open_pipeline() as pipeline:
+            return adapter.report("publish_flags", pipeline.publish_flags())
 
     @task
     def check_spend() -> dict[str, Any]:
         """Do the numbers agree with each other?"""
-        with open_pipeline() as pipeline:
-            return report("check_spend", pipeline.check_spend())
+        with adapter.open_pipeline() as pipeline:
+            return adapter.report("check_spend", pipeline.check_spend())
 
     @task
     def report_held() -> dict[str, Any]:
         """Fail, when everything else was done, if batches wait for a person."""
-        with open_pipeline() as pipeline:
-            return report("report_held", pipeline.report_held())
+        with adapter.open_pipeline() as pipeline:
+            return adapter.report("report_held", pipeline.report_held())
 
     @task
     def document_quality() -> dict[str, Any]:
         """Data Docs of what was judged since the last time, off the way to the flags."""
         with adapter.open_documents() as documents:
-            return report("document_quality", documents.document_verdicts())
+            return adapter.report("document_quality", documents.document_verdicts())
 
     merged = merge_events()
     merged >> rebuild_windows() >> decide_flags() >> [publish_flags(), check_spend()] >> report_held()

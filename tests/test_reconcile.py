@@ -355,6 +355,7 @@ def test_in_the_middle_of_a_build_nothing_is_told_that_isnt_so(desk: Desk) -> No
     for part in desk.pipeline.list_slices():
         desk.pipeline.read_slice(part)
     desk.reconcile()
+    desk.pipeline.judge_batches()
     for step in (desk.pipeline.merge_events, desk.pipeline.rebuild_windows):
         step()
         with pytest.raises(RunUnderWayError, match="Flags couldn't be compared"):

@@ -17,6 +17,7 @@ MERGED = {"inserted": 3, "updated": 1, "conflicts": 1}
 REBUILT = {"windows_built": 9, "windows_inserted": 2, "windows_updated": 1, "windows_deleted": 1}
 FOLLOWED = {
     "intake": INTAKE,
+    "gate": {"judged": 6, "held": 5, "held_ids": [1, 2]},
     "merge": MERGED,
     "spend": REBUILT,
     "flags": {"decided": 9, "flipped": 2},
@@ -39,11 +40,11 @@ def test_a_pass_in_one_process_counts_what_the_steps_of_two_dags_count() -> None
         ("rebuild_windows", REBUILT),
         ("decide_flags", FOLLOWED["flags"]),
         ("publish_flags", FOLLOWED["published"]),
-        ("check_batches", {"held": 5}),
+        ("judge_batches", FOLLOWED["gate"]),
         ("list_slices", {"slices": 3}),
     ):
         apart.add(step, counts)
-    together = tally("follow_news", {**FOLLOWED, "held": 5})
+    together = tally("follow_news", FOLLOWED)
     assert apart == together
     assert (apart.event_count, apart.merged_count, apart.window_count, apart.flip_count) == (7, 4, 4, 2)
     assert (apart.message_count, apart.held_count) == (3, 5)

@@ -26,6 +26,7 @@ _COUNTS = ("event_count", "merged_count", "held_count", "window_count", "flip_co
 # Where each step of a pass in one process has its counts, and the name under which a DAG's task reports them.
 _PARTS = {
     "intake": "read_slice",
+    "gate": "judge_batches",
     "merge": "merge_events",
     "spend": "rebuild_windows",
     "flags": "decide_flags",

@@ -341,7 +341,7 @@ def test_books_are_purged_and_reconciled_and_every_run_is_in_the_log(ends: dict[
     said = ends["reconcile no day"]
     assert "2026-13-01" in (said.get("sentence") or " ".join(said["reports"]["failures"]))
     warehouse = Warehouse(services.warehouse_url(settings))
-    runs = stored(warehouse, RunLog)
+    runs = sorted(stored(warehouse, RunLog), key=lambda run: run.id)
     warehouse.close()
     by_dag = {dag: [run for run in runs if run.dag == dag] for dag in {run.dag for run in runs}}
     assert {"ingest_events", "build_spend", "replay_rejected", "purge_history", "reconcile_spend"} <= by_dag.keys()

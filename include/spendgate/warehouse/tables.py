@@ -822,7 +822,7 @@ RunLog = _table(
     _column("rejected_count", BigInteger, "Messages that were rejected, when they were read or when they were merged."),
     _column("rejected", text_of(1000), "The same by reason, as a JSON object."),
     _column("merged_count", BigInteger, "Rows of ads that the merge inserted or updated."),
-    _column("held_count", BigInteger, "Messages of batches that the run held back."),
+    _column("held_count", BigInteger, "Batches that the run held back for a person."),
     _column("window_count", BigInteger, "Windows that were inserted, updated or deleted."),
     _column("flip_count", BigInteger, "Flags whose can_serve or reason changed."),
     _column("message_count", BigInteger, "Messages that were published."),
