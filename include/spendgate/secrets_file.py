@@ -53,6 +53,7 @@ SECRETS: dict[str, tuple[str, Callable[[], str]]] = {
     "AIRFLOW_ADMIN_PASSWORD": ("The user admin of Airflow's UI", make_password),
     "AIRFLOW_FERNET_KEY": ("Encrypts the connections stored in Airflow", make_fernet_key),
     "AIRFLOW_API_SECRET_KEY": ("Signs sessions, and requests for workers' logs", make_signing_key),
+    "API_SIGNING_KEY": ("Signs the tokens of the budget API", make_signing_key),
     "AIRFLOW_JWT_SECRET": ("Signs the tokens of tasks and users", make_signing_key),
 }
 """What docker-compose.yaml can't do without: what each is of, and how it is made."""
