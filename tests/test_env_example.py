@@ -11,7 +11,7 @@ from spendgate.settings import ROOT, Settings
 # What the launcher reads itself, before there is Python.
 LAUNCHER = {"SPENDGATE_PYTHON"}
 # Its default is a path on this machine.
-MACHINE = {"SPENDGATE_HOME"}
+MACHINE = {"SPENDGATE_HOME", "SPENDGATE_QUALITY_FILE"}
 
 _LINE = re.compile(r"(?P<unset># ?)?(?P<name>SPENDGATE_[A-Z0-9_]+)=(?P<value>.*)")
 

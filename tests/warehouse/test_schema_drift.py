@@ -14,7 +14,7 @@ from spendgate.warehouse.descriptions import stored_descriptions, write_descript
 from spendgate.warehouse.diagram import render_schema
 from spendgate.warehouse.engine import Warehouse
 from spendgate.warehouse.server import Feature, read_server
-from spendgate.warehouse.tables import METADATA, REFERENCES, SCHEMAS, Ad, Reference, indexes_of
+from spendgate.warehouse.tables import METADATA, REFERENCES, SCHEMAS, Ad, Money, Reference, indexes_of
 
 TABLES = list(METADATA.tables.values())
 
@@ -83,7 +83,7 @@ def test_money_says_its_currency_and_times_say_utc() -> None:
     for table in TABLES:
         for column in table.columns:
             kind = str(column.type)
-            if kind == "NUMERIC(19, 4)":
+            if column.type is Money:
                 assert "account currency" in str(column.comment), f"{table}.{column.name}"
             if kind == "DATETIME":
                 assert "UTC" in str(column.comment), f"{table}.{column.name}"

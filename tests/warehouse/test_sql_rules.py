@@ -42,7 +42,7 @@ def test_every_statement_passes_sqlfluffs_tsql_dialect(linter: Linter, subtests:
 def called_names(root: Path) -> list[re.Pattern[str]]:
     """Patterns of "folder/statement" as the library spells it; what an f-string fills in is any word."""
     source = "\n".join(path.read_text(encoding="utf-8") for path in (root / "include").rglob("*.py"))
-    spelt = re.findall(r'"((?:quality|merge|spend|flags|checks|api)/[\w{}]+)"', source)
+    spelt = re.findall(r'"((?:quality|merge|spend|flags|checks|api|reconcile|purge)/[\w{}]+)"', source)
     return [re.compile(re.sub(r"\\{\w+\\}", r"\\w+", re.escape(name))) for name in spelt]
 
 

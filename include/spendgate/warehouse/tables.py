@@ -54,6 +54,8 @@ SCHEMAS = ("ads", "staging", "etl")
 METADATA = MetaData()
 
 Money = Numeric(19, 4)
+# A share, a ratio or an amount, as the gate measures it.
+Measure = Numeric(19, 4)
 
 
 class Instant(TypeDecorator[datetime]):
@@ -652,7 +654,7 @@ BatchOutcome = _table(
 
 
 def _measure(name: str, comment: str) -> Column[Any]:
-    return _column(name, Money, f"{comment}; NULL: nothing to measure it by.", null=True)
+    return _column(name, Measure, f"{comment}; NULL: nothing to measure it by.", null=True)
 
 
 BatchProfile = _table(
@@ -722,8 +724,8 @@ BatchFinding = _table(
     _column("batch_id", BigInteger, "The batch."),
     _column("expectation", String(60), "Name of the expectation, as in quality.yaml."),
     _column("severity", String(10), "'hold': the batch was held; 'warn': it was only told."),
-    _column("observed", Money, "What was measured."),
-    _column("threshold", Money, "The most or least that it may be."),
+    _column("observed", Measure, "What was measured."),
+    _column("threshold", Measure, "The most or least that it may be."),
     _column("sentence", text_of(500), "What is wrong, for people."),
     *_stamps(),
     PrimaryKeyConstraint("batch_id", "expectation", name="pk_batch_finding"),
