@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -14,7 +15,8 @@ from sqlalchemy import Column, Table, Unicode, Uuid, select
 
 from spendgate.columns import AD_SCHEMA, ADVERTISER_SCHEMA, BUDGET_SCHEMA, CLICK_SCHEMA
 from spendgate.errors import PermanentError
-from spendgate.staging import PAYLOAD_SCHEMA, REJECTED_SCHEMA
+from spendgate.staging import BATCH_TABLES, PAYLOAD_SCHEMA, REJECTED_SCHEMA
+from spendgate.warehouse import bulk
 from spendgate.warehouse.engine import Warehouse
 from spendgate.warehouse.tables import (
     BatchPayload,
@@ -105,27 +107,46 @@ STAGED = [
 ]
 
 
-def test_ugly_values_come_back_as_they_went_in(any_warehouse: Warehouse) -> None:
-    for table, schema in STAGED:
-        given = loaded(any_warehouse, table, schema)
-        expected = [{name: as_read(table, name, values[row]) for name, values in given.items()} for row in range(ROWS)]
-        found = [{name: value for name, value in row.items() if name in given} for row in rows_of(any_warehouse, table)]
-        assert sorted(found, key=lambda row: row["ordinal"]) == expected, table.fullname
+def doors(warehouse: Warehouse, patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Both ways in on SQL Server, for many rows and for few; each time the staging tables are empty."""
+    for few in (0, ROWS):
+        patch.setattr(bulk, "FEW_ROWS", few)
+        yield
+        with warehouse.transaction() as transaction:
+            transaction.empty(*BATCH_TABLES)
+        if warehouse.dialect == "postgresql":
+            return
 
 
-def test_the_server_reads_in_loaded_values_what_was_meant(any_warehouse: Warehouse) -> None:
+def test_ugly_values_come_back_as_they_went_in(any_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in doors(any_warehouse, monkeypatch):
+        for table, schema in STAGED:
+            given = loaded(any_warehouse, table, schema)
+            expected = [
+                {name: as_read(table, name, values[row]) for name, values in given.items()} for row in range(ROWS)
+            ]
+            found = [
+                {name: value for name, value in row.items() if name in given} for row in rows_of(any_warehouse, table)
+            ]
+            assert sorted(found, key=lambda row: row["ordinal"]) == expected, table.fullname
+
+
+def test_the_server_reads_in_loaded_values_what_was_meant(
+    any_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not only the driver, which could undo on the way out what it did on the way in."""
-    given = loaded(any_warehouse, StagedClick, CLICK_SCHEMA)
-    source = """
-        SELECT s.ordinal, LOWER(CAST(s.click_id AS CHAR(36))) AS click_id,
-            CASE WHEN s.updated_at = @last THEN 1 ELSE 0 END AS is_last,
-            CASE WHEN s.amount + s.amount = 1999999999999.9998 THEN 1 ELSE 0 END AS is_big
-        FROM staging.StagedClick AS s ORDER BY s.ordinal"""
-    with any_warehouse.transaction() as transaction:
-        _, rows = transaction.select(source, last=TIMES[5])
-    assert [row.click_id for row in rows] == [str(UUID(bytes=value)) for value in given["click_id"]]
-    assert [row.is_last for row in rows] == [0, 0, 0, 0, 0, 1]
-    assert [row.is_big for row in rows] == [0, 0, 1, 0, 0, 0]
+    for _ in doors(any_warehouse, monkeypatch):
+        given = loaded(any_warehouse, StagedClick, CLICK_SCHEMA)
+        source = """
+            SELECT s.ordinal, LOWER(CAST(s.click_id AS CHAR(36))) AS click_id,
+                CASE WHEN s.updated_at = @last THEN 1 ELSE 0 END AS is_last,
+                CASE WHEN s.amount + s.amount = 1999999999999.9998 THEN 1 ELSE 0 END AS is_big
+            FROM staging.StagedClick AS s ORDER BY s.ordinal"""
+        with any_warehouse.transaction() as transaction:
+            _, rows = transaction.select(source, last=TIMES[5])
+        assert [row.click_id for row in rows] == [str(UUID(bytes=value)) for value in given["click_id"]]
+        assert [row.is_last for row in rows] == [0, 0, 0, 0, 0, 1]
+        assert [row.is_big for row in rows] == [0, 0, 1, 0, 0, 0]
 
 
 def test_texts_that_differ_in_an_accents_spelling_or_a_space_stay_apart(any_warehouse: Warehouse) -> None:
@@ -138,10 +159,13 @@ def test_texts_that_differ_in_an_accents_spelling_or_a_space_stay_apart(any_ware
     assert sorted(row.n for row in found) == sorted(f"{name}." for name in rows["name"])
 
 
-def test_a_payload_of_several_megabytes_comes_back_byte_for_byte(any_warehouse: Warehouse) -> None:
-    content = os.urandom(5_000_003)
-    any_warehouse.bulk_load(BatchPayload, pa.table([[7], [content]], schema=PAYLOAD_SCHEMA))
-    assert rows_of(any_warehouse, BatchPayload) == [{"batch_id": 7, "content": content}]
+def test_a_payload_of_several_megabytes_comes_back_byte_for_byte(
+    any_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in doors(any_warehouse, monkeypatch):
+        content = os.urandom(5_000_003)
+        any_warehouse.bulk_load(BatchPayload, pa.table([[7], [content]], schema=PAYLOAD_SCHEMA))
+        assert rows_of(any_warehouse, BatchPayload) == [{"batch_id": 7, "content": content}]
 
 
 def payload(*ids: int) -> pa.Table:
@@ -156,27 +180,32 @@ def test_loaded_rows_stay_although_the_callers_transaction_is_rolled_back(any_wa
     assert len(rows_of(any_warehouse, BatchPayload)) == 2
 
 
-def test_a_load_that_fails_leaves_no_row_and_the_connection_fit(any_warehouse: Warehouse) -> None:
-    with pytest.raises(PermanentError, match="refused a statement"):
-        any_warehouse.bulk_load(BatchPayload, payload(1, 2, 1))
-    assert rows_of(any_warehouse, BatchPayload) == []
-    assert any_warehouse.bulk_load(BatchPayload, payload(1)) == 1
+def test_a_load_that_fails_leaves_no_row_and_the_connection_fit(
+    any_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in doors(any_warehouse, monkeypatch):
+        with pytest.raises(PermanentError, match="refused a statement"):
+            any_warehouse.bulk_load(BatchPayload, payload(1, 2, 1))
+        assert rows_of(any_warehouse, BatchPayload) == []
+        assert any_warehouse.bulk_load(BatchPayload, payload(1)) == 1
 
 
-def test_a_text_that_is_too_long_is_refused_not_cut(any_warehouse: Warehouse) -> None:
-    rows = {field.name: column(StagedAdvertiser, field.name, field.type) for field in ADVERTISER_SCHEMA}
-    rows["name"] = ["x" * 201] * ROWS
-    with pytest.raises(PermanentError):
-        any_warehouse.bulk_load(StagedAdvertiser, pa.table(rows, schema=ADVERTISER_SCHEMA))
-    assert rows_of(any_warehouse, StagedAdvertiser) == []
+def test_a_text_that_is_too_long_is_refused_not_cut(any_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in doors(any_warehouse, monkeypatch):
+        rows = {field.name: column(StagedAdvertiser, field.name, field.type) for field in ADVERTISER_SCHEMA}
+        rows["name"] = ["x" * 201] * ROWS
+        with pytest.raises(PermanentError):
+            any_warehouse.bulk_load(StagedAdvertiser, pa.table(rows, schema=ADVERTISER_SCHEMA))
+        assert rows_of(any_warehouse, StagedAdvertiser) == []
 
 
-def test_columns_are_told_by_name_not_by_place(any_warehouse: Warehouse) -> None:
-    given = {field.name: column(StagedAd, field.name, field.type) for field in AD_SCHEMA}
-    turned = pa.table(given, schema=AD_SCHEMA).select(list(reversed(AD_SCHEMA.names)))
-    any_warehouse.bulk_load(StagedAd, turned)
-    assert {row["advertiser_id"] for row in rows_of(any_warehouse, StagedAd)} == set(given["advertiser_id"])
-    assert {row["ad_format"] for row in rows_of(any_warehouse, StagedAd)} == set(given["ad_format"])
+def test_columns_are_told_by_name_not_by_place(any_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in doors(any_warehouse, monkeypatch):
+        given = {field.name: column(StagedAd, field.name, field.type) for field in AD_SCHEMA}
+        turned = pa.table(given, schema=AD_SCHEMA).select(list(reversed(AD_SCHEMA.names)))
+        any_warehouse.bulk_load(StagedAd, turned)
+        assert {row["advertiser_id"] for row in rows_of(any_warehouse, StagedAd)} == set(given["advertiser_id"])
+        assert {row["ad_format"] for row in rows_of(any_warehouse, StagedAd)} == set(given["ad_format"])
 
 
 def test_no_rows_are_no_load(any_warehouse: Warehouse) -> None:

@@ -60,7 +60,7 @@ def _bare_bulk_copy(warehouse: Warehouse, tables: Sequence[pa.Table]) -> tuple[f
     with warehouse.connect() as connection:
         began = time.perf_counter()
         for rows in ready:
-            copy_mssql_rows(connection.connection, "staging.BareClick", rows)
+            copy_mssql_rows(connection, "staging.BareClick", rows)
         seconds = time.perf_counter() - began
     with warehouse.transaction(read_only=True) as transaction:
         return seconds, transaction.connection.execute(text("SELECT COUNT(*) FROM staging.BareClick")).scalar_one()

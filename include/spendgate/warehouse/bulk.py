@@ -1,15 +1,17 @@
-"""Bulk load of Arrow tables: PostgreSQL by binary COPY, SQL Server by its bulk copy protocol."""
+"""Bulk load of Arrow tables: PostgreSQL by binary COPY, SQL Server by its bulk copy protocol, few rows by INSERT."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pgpq
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import Table, Uuid
+from sqlalchemy import Connection, Table, Uuid, insert
 from sqlalchemy.dialects import mssql
 
 # What the driver's bulk copy core raises beside the errors of DB-API: told apart in `failures`.
@@ -20,33 +22,55 @@ BULK_TIMEOUT_SECONDS = 600
 # lock: tasks copy to the same tables side by side, and the merge writes to one of them; on a heap with an index the
 # lock would be an exclusive one, and who copies would wait for a merge that may take minutes.
 _OPTIONS = {"batch_size": 0, "table_lock": False}
+# A bulk copy logs in anew and asks what the table is like: as long as some hundreds of rows take to be inserted on the
+# connection that is there. A batch has a table of one row, and mostly others of a few.
+FEW_ROWS = 500
 
 
-def copy_postgresql(connection: Any, table: Table, rows: pa.Table) -> None:
+def copy_postgresql(connection: Connection, table: Table, rows: pa.Table) -> None:
     """COPY `rows` into `table` and commit. UUIDs come as 16 bytes, whose wire form is that of a uuid."""
     encoder = pgpq.ArrowToPostgresBinaryEncoder(rows.schema)
     columns = ", ".join(rows.schema.names)
     statement = f"COPY {table.fullname} ({columns}) FROM STDIN (FORMAT BINARY)"
-    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+    driven: Any = connection.connection
+    with driven.cursor() as cursor, cursor.copy(statement) as copy:
         copy.write(encoder.write_header())
         for batch in rows.to_batches():
             copy.write(encoder.write_batch(batch))
         copy.write(encoder.finish())
-    connection.commit()
+    driven.commit()
 
 
-def copy_mssql(connection: Any, table: Table, rows: pa.Table) -> None:
-    """Bulk copy `rows` into `table`; the driver does it on a connection of its own and commits."""
-    copy_mssql_rows(connection, table.fullname, rows_for_mssql(table, rows))
+def copy_mssql(connection: Connection, table: Table, rows: pa.Table) -> None:
+    """Bulk copy `rows` into `table`, which the driver does on a connection of its own and commits, or insert them."""
+    if rows.num_rows > FEW_ROWS:
+        copy_mssql_rows(connection, table.fullname, rows_for_mssql(table, rows))
+    else:
+        connection.execute(insert(table), _python_rows(table, rows))
+        connection.commit()
 
 
-def copy_mssql_rows(connection: Any, name: str, rows: pa.Table) -> None:
+def copy_mssql_rows(connection: Connection, name: str, rows: pa.Table) -> None:
     """Bulk copy rows that are as the driver takes them."""
-    with connection.cursor() as cursor:
+    driven: Any = connection.connection
+    with driven.cursor() as cursor:
         # By name: left to itself the driver goes by position, and identity columns would be filled.
         cursor.bulkcopy_arrow(
             name, rows, column_mappings=list(rows.schema.names), timeout=BULK_TIMEOUT_SECONDS, **_OPTIONS
         )
+
+
+def _python_rows(table: Table, rows: pa.Table) -> list[dict[str, Any]]:
+    """`rows` as SQLAlchemy takes them: UUIDs and instants are bytes and naive times in Arrow."""
+    columns = []
+    for name in rows.schema.names:
+        values = rows.column(name).to_pylist()
+        if isinstance(table.columns[name].type, Uuid):
+            values = [None if value is None else UUID(bytes=value) for value in values]
+        elif pa.types.is_timestamp(rows.schema.field(name).type):
+            values = [None if value is None else value.replace(tzinfo=UTC) for value in values]
+        columns.append(values)
+    return [dict(zip(rows.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def rows_for_mssql(table: Table, rows: pa.Table) -> pa.Table:

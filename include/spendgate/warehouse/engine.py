@@ -241,7 +241,7 @@ class Warehouse:
                 raise translate_failure(error, self.engine.url, setting=self.setting) from error
 
     def bulk_load(self, table: Table, rows: pa.Table) -> int:
-        """Append `rows` to `table` by the engine's bulk door, on a connection and transaction of its own.
+        """Append `rows` to `table` by the engine's fastest door, on a connection and transaction of its own.
 
         The rows are committed when this returns, whatever the caller's transaction does: staged rows count
         only once their batch is in etl.Batch. Returns the number of rows.
@@ -251,7 +251,7 @@ class Warehouse:
         copy, own = (copy_mssql, MSSQL_BULK_ERRORS) if self.dialect == "mssql" else (copy_postgresql, ())
         with self.connect() as connection:
             try:
-                copy(connection.connection, table, rows)
+                copy(connection, table, rows)
             except (DBAPIError, self.engine.dialect.loaded_dbapi.Error, *own) as error:
                 raise translate_failure(error, self.engine.url, setting=self.setting) from error
         return int(rows.num_rows)
