@@ -1,7 +1,8 @@
 """The one door: who calls, by token or key, and how often. Flask and the fast lane both ask here, and nowhere else.
 
-A token's signature and times, or a key's hash, are verified for every request. Whether its user, log-in or key still
-stands is in the warehouse: Flask's routes look there each time, the fast lane at most `max_age` seconds ago.
+Flask's routes verify a token's signature or a key's hash for every request, and look in the warehouse whether its user,
+log-in or key still stands. The fast lane takes over what was found for the very same token or key at most `max_age`
+seconds ago, and looks at the token's end each time.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import hmac
 import logging
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -68,7 +68,7 @@ class Guard:
     clock: Clock
     tokens: Tokens
     limits: Limits
-    _standing: dict[str, tuple[float, Identity]] = field(default_factory=dict)
+    _standing: dict[str, tuple[float, float, Identity]] = field(default_factory=dict)
     _noted: dict[int, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -89,8 +89,7 @@ class Guard:
 
     def is_remembered(self, authorization: str | None, api_key: str | None, max_age: float) -> bool:
         """Whether `check` would do without the warehouse; says nothing of the credential."""
-        known = self._standing.get(authorization or api_key or "")
-        return known is not None and time.monotonic() - known[0] <= max_age
+        return self._remembered(authorization or api_key or "", max_age) is not None
 
     def forget(self) -> None:
         """Look every standing up anew: one was ended here."""
@@ -102,23 +101,13 @@ class Guard:
                 "no_credentials", "Send either a token (Authorization: Bearer ...) or a key (X-API-Key)."
             )
         credential = authorization or api_key or ""
+        if (known := self._remembered(credential, max_age)) is not None:
+            return known
         if len(credential) > LONGEST_CREDENTIAL:
             raise unauthorized("token_invalid", "That is longer than any token or key of ours.")
-        if authorization is None:
-            return self._remembered(credential, max_age, lambda: self._of_key(credential))
-        kind, _, token = credential.partition(" ")
-        if kind.lower() != "bearer" or not token:
-            raise unauthorized("no_credentials", "Send the token as Authorization: Bearer TOKEN.")
-        claims = self.tokens.verify(token, ACCESS)
-        return self._remembered(credential, max_age, lambda: self._of_session(str(claims["sid"]), str(claims["sub"])))
-
-    def _remembered(self, credential: str, max_age: float, look_up: Callable[[], Identity]) -> Identity:
-        known = self._standing.get(credential)
-        now = time.monotonic()
-        if known is not None and now - known[0] <= max_age:
-            return known[1]
+        began = time.monotonic()
         try:
-            identity = look_up()
+            identity, ends = self._found(credential, is_key=authorization is None)
         except ProblemError:
             self._standing.pop(credential, None)
             raise
@@ -126,8 +115,25 @@ class Guard:
             if len(self._standing) >= MOST_REMEMBERED:
                 self._standing.clear()
             # As of before it was looked up.
-            self._standing[credential] = (now, identity)
+            self._standing[credential] = (began, ends, identity)
         return identity
+
+    def _remembered(self, credential: str, max_age: float) -> Identity | None:
+        """What was found of this very credential so recently, unless it has ended since."""
+        known = self._standing.get(credential)
+        if max_age <= 0 or known is None or time.monotonic() - known[0] > max_age or time.time() >= known[1]:
+            return None
+        return known[2]
+
+    def _found(self, credential: str, *, is_key: bool) -> tuple[Identity, float]:
+        """Who it is, and when the token ends (seconds since 1970)."""
+        if is_key:
+            return self._of_key(credential), float("inf")
+        kind, _, token = credential.partition(" ")
+        if kind.lower() != "bearer" or not token:
+            raise unauthorized("no_credentials", "Send the token as Authorization: Bearer TOKEN.")
+        claims = self.tokens.verify(token, ACCESS)
+        return self._of_session(str(claims["sid"]), str(claims["sub"])), float(claims["exp"])
 
     def _of_session(self, session: str, user_id: str) -> Identity:
         columns = (AppUser.c.id, AppUser.c.username, AppUser.c.is_staff, AppUser.c.advertiser_id)

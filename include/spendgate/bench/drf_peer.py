@@ -20,11 +20,13 @@ from django.urls import path
 from spendgate.local import services
 from spendgate.settings import load_settings
 
+COLUMNS = ("advertiser_id", "can_serve", "reason", "budget", "spent_today", "remaining", "day", "as_of", "version")
 _url = services.warehouse_url(load_settings())
 settings.configure(
     SECRET_KEY=os.environ["SPENDGATE_BENCH_KEY"],
     ALLOWED_HOSTS=["127.0.0.1"],
     ROOT_URLCONF=__name__,
+    MIDDLEWARE=["django.middleware.common.CommonMiddleware"],  # says how long an answer is
     INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "rest_framework"],
     # Connections stay open, as ours do.
     DATABASES={
@@ -58,13 +60,10 @@ def _view() -> Any:
     def flag(_request: Any, advertiser_id: int) -> Any:
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT advertiser_id, can_serve, reason, budget, spent_today, remaining, day, as_of, version "
-                "FROM ads.servingflag WHERE advertiser_id = %s",
-                [advertiser_id],
+                f"SELECT {', '.join(COLUMNS)} FROM ads.servingflag WHERE advertiser_id = %s", [advertiser_id]
             )
             row = cursor.fetchone()
-        names = [column.name for column in cursor.cursor.description]
-        return Response(dict(zip(names, row, strict=True)))
+        return Response(dict(zip(COLUMNS, row, strict=True)))
 
     return api_view(["GET"])(flag)
 
