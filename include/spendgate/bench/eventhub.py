@@ -47,8 +47,8 @@ def measure_eventhub(settings: Settings, clicks: int) -> tuple[Figures, Rows]:
         publish = _publish(settings, clicks)
         bare = _read_barely(connection, clicks)
         own = _read(settings)
-        one, memory = measure_whole(settings, clicks, 1)
-        two, _ = measure_whole(settings, clicks, 2)
+        one, memory, _ = measure_whole(settings, clicks, 1)
+        two, *_ = measure_whole(settings, clicks, 2)
         bare = min(bare, _read_barely(connection, clicks))
     figures = {
         "events_per_s": clicks / one,

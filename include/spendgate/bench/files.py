@@ -65,7 +65,7 @@ def measure_files(settings: Settings, clicks: int) -> tuple[Figures, Rows]:
     for ending in ENDINGS:
         if bare[ending][0] != ours[ending][0]:
             raise PermanentError(f"The two ways to read {ending} disagree: the benchmark measured something else.")
-    whole, memory = measure_whole(settings, clicks, 1)
+    whole, memory, _ = measure_whole(settings, clicks, 1)
     bare_seconds = sum(seconds for _, seconds in bare.values())
     our_seconds = sum(seconds for _, seconds in ours.values())
     figures = {
