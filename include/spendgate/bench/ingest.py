@@ -202,7 +202,7 @@ def _peak_memory() -> float:
 
 
 def measure_whole(settings: Settings, clicks: int, side_by_side: int) -> tuple[float, float, float]:
-    """Seconds from the topic to merged rows, the greatest peak memory of a task's process in MB, and the gate's seconds.
+    """Seconds from the topic to merged rows, peak memory of a task's process in MB, and the gate's seconds.
 
     The gate, which has a benchmark of its own, isn't in the first: the floor knows nothing like it.
     """
