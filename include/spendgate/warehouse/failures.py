@@ -190,7 +190,7 @@ def refused_number(url: URL) -> int | None:
     if not url.username or url.query.get("Authentication", "SqlPassword") != "SqlPassword":
         return None
     login = {
-        "server": f"{url.host},{url.port or tds.DEFAULT_PORT}",
+        "server": f"{url.host},{url.port}" if url.port else url.host,
         "database": url.database,
         "user_name": url.username,
         "password": url.password,
