@@ -1,4 +1,4 @@
-"""One warehouse with a little of everything, an app on it, and who may call it; made once a session."""
+"""One warehouse with a little of everything, an app on it, and who may call it; made once a file."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def window_row(hour: datetime) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def place(postgres_url: URL, migrated_database: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     databases = Databases(postgres_url)
     warehouse = Warehouse(databases(migrated_database))
@@ -147,7 +147,7 @@ def place(postgres_url: URL, migrated_database: URL, tmp_path_factory: pytest.Te
     databases.drop_all()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tokens(place: Place) -> dict[str, str | None]:
     """A token of each kind; "good", "own" and "other advertiser" are whole."""
     good = place.log_in()
@@ -184,7 +184,7 @@ def tokens(place: Place) -> dict[str, str | None]:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(place: Place) -> Iterator[str]:
     with serving(Mounted(BudgetApi(lambda: place.app))) as url:
         yield f"{url}/budget/v1"

@@ -93,7 +93,7 @@ def _from_http(error: HTTPException, status: int) -> ProblemError:
 def respond(error: Exception) -> Response:
     """Flask's answer for any exception."""
     problem = to_problem(error)
-    answer = Response(problem.body(request.path), problem.status, mimetype=MEDIA_TYPE)
+    answer = Response(problem.body(request.script_root + request.path), problem.status, mimetype=MEDIA_TYPE)
     answer.headers.update(problem.headers)
     return answer
 

@@ -38,14 +38,13 @@ from spendgate.warehouse.engine import Warehouse
 from spendgate.warehouse.tables import Advertiser, ServingFlag
 
 CONNECTIONS = 32
-SECONDS = 6.0
+SECONDS = 5.0
 BULK_CONNECTIONS = 4
-BULK_SECONDS = 4.0
 START_SECONDS = 60.0
 
 
-def measure_api(settings: Settings, flags: int) -> tuple[Figures, Rows]:
-    """Figures (JSON keys) and table rows, over so many flags.
+def measure_api(settings: Settings, flags: int, seconds: float = SECONDS) -> tuple[Figures, Rows]:
+    """Figures (JSON keys) and table rows, over so many flags, each load for so long.
 
     Raises:
         ConfigurationError: Django REST Framework isn't installed.
@@ -66,13 +65,13 @@ def measure_api(settings: Settings, flags: int) -> tuple[Figures, Rows]:
     environment = {**os.environ, **settings.as_environment(), "PYTHONPATH": str(ROOT / "include")}
     environment["SPENDGATE_API_RATE_LIMIT"] = "100000000/minute"
     with tempfile.TemporaryDirectory(prefix="spendgate-bench-") as folder:
-        figures = _ours(environment, password, flags, Path(folder))
-        figures |= _theirs(environment, flags, Path(folder))
+        figures = _ours(environment, password, flags, Path(folder), seconds)
+        figures |= _theirs(environment, flags, Path(folder), seconds)
     figures["ratio_to_drf"] = figures["rps"] / max(figures["drf_rps"], figures["drf_gunicorn_rps"])
     return figures, _rows(figures)
 
 
-def _ours(environment: dict[str, str], password: str, flags: int, folder: Path) -> Figures:
+def _ours(environment: dict[str, str], password: str, flags: int, folder: Path, seconds: float) -> Figures:
     command = [sys.executable, "-P", "-m", "uvicorn", "spendgate.api.asgi:application", "--no-access-log"]
     with _served(command, environment, folder / "api.log", f"{MOUNTED_AT}/v1/health/live") as (base, process):
         url = base + MOUNTED_AT + "/v1"
@@ -84,14 +83,14 @@ def _ours(environment: dict[str, str], password: str, flags: int, folder: Path) 
         known = {**headers, "If-None-Match": cold.headers["ETag"]}
         zipped = {**headers, "Accept-Encoding": "gzip"}
         # What comes before the first figure is paid: threads, prepared statements, memory.
-        measure(f"{url}/advertisers/1/can-serve", headers, connections=CONNECTIONS, seconds=1)
+        measure(f"{url}/advertisers/1/can-serve", headers, connections=CONNECTIONS, seconds=min(1.0, seconds))
         before = process.memory_info().rss
         one = _good(
-            measure(f"{url}/advertisers/{flags // 2}/can-serve", headers, connections=CONNECTIONS, seconds=SECONDS)
+            measure(f"{url}/advertisers/{flags // 2}/can-serve", headers, connections=CONNECTIONS, seconds=seconds)
         )
-        full = _good(measure(f"{url}/advertisers/1?fields=name", headers, connections=CONNECTIONS, seconds=SECONDS))
-        warm = _good(measure(f"{url}/can-serve", zipped, connections=BULK_CONNECTIONS, seconds=BULK_SECONDS))
-        same = _good(measure(f"{url}/can-serve", known, connections=CONNECTIONS, seconds=BULK_SECONDS), 304)
+        full = _good(measure(f"{url}/advertisers/1?fields=name", headers, connections=CONNECTIONS, seconds=seconds))
+        warm = _good(measure(f"{url}/can-serve", zipped, connections=BULK_CONNECTIONS, seconds=seconds))
+        same = _good(measure(f"{url}/can-serve", known, connections=CONNECTIONS, seconds=seconds), 304)
         grown = process.memory_info().rss - before
     return {
         "rps": one.rate,
@@ -113,7 +112,7 @@ def _ours(environment: dict[str, str], password: str, flags: int, folder: Path) 
     }
 
 
-def _theirs(environment: dict[str, str], flags: int, folder: Path) -> Figures:
+def _theirs(environment: dict[str, str], flags: int, folder: Path, seconds: float) -> Figures:
     module = "spendgate.bench.drf_peer"
     given = {**environment, "SPENDGATE_BENCH_KEY": secrets.token_urlsafe(32)}
     token = subprocess.run(
@@ -125,8 +124,8 @@ def _theirs(environment: dict[str, str], flags: int, folder: Path) -> Figures:
     gunicorn = [sys.executable, "-P", "-m", "gunicorn", f"{module}:wsgi", "--threads", "4", "--no-control-socket"]
     for name, command in (("drf", uvicorn), ("drf_gunicorn", gunicorn)):
         with _served(command, given, folder / f"{name}.log", "/flags/1", headers) as (base, _):
-            measure(f"{base}/flags/1", headers, connections=CONNECTIONS, seconds=1)
-            load = _good(measure(f"{base}/flags/{flags // 2}", headers, connections=CONNECTIONS, seconds=SECONDS))
+            measure(f"{base}/flags/1", headers, connections=CONNECTIONS, seconds=min(1.0, seconds))
+            load = _good(measure(f"{base}/flags/{flags // 2}", headers, connections=CONNECTIONS, seconds=seconds))
         figures |= {f"{name}_rps": load.rate, f"{name}_p50_ms": load.p50 * 1000, f"{name}_p99_ms": load.p99 * 1000}
     return figures
 
