@@ -30,7 +30,9 @@ from tests.factories import DAY, NOW, Bench, advertiser, budget, click, stored
 
 COMMANDS = (
     "demo", "test", "up", "down", "status", "migrate", "env", "init", "publish", "run", "query", "bench", "gaps list",
-    "gaps accept", "rejected list", "rejected show", "rejected replay",
+    "gaps accept", "rejected list", "rejected show", "rejected replay", "api", "reconcile", "purge", "users add",
+    "users list", "users disable", "users set-password", "keys add", "keys list", "keys revoke", "discrepancies list",
+    "discrepancies accept", "batches list", "batches show", "batches release", "batches discard",
 )  # fmt: skip
 # Airflow isn't imported for it; a machine with other things to do takes its time all the same.
 VERSION_SECONDS = 10.0
@@ -141,7 +143,7 @@ def test_the_version_is_told_at_once_and_makes_no_home(bare: CommandLine) -> Non
         ("rejected replay --reason late", 1, "There is no reason 'late'; there are not_json, "),
         ("rejected list --since yesterday", 1, "'yesterday' is not a time; write it like 2026-11-21T18:00:00Z"),
         ("rejected replay --until 2026-11-21T18:00:00", 1, "has no offset"),
-        ("bench nope", 1, "There is no benchmark 'nope'; there are freshness, ingest, spend"),
+        ("bench nope", 1, "There is no benchmark 'nope'; there are api, freshness, gate, ingest, spend"),
         ("query SELECT --format nope", 1, "--format is table, csv or json, not 'nope'"),
         ("run --as-of tomorrow", 1, "'tomorrow' is not a time; write it like 2026-11-21T18:00:00Z"),
         ("run --as-of 2026-11-21T18:00:00", 1, "has no offset"),

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from sqlalchemy import URL, func, select, text
 from tests.brokers import WheelBroker, await_that
-from tests.factories import click, count
+from tests.factories import THRESHOLDS, click, count
 from tests.production import Production
 
 from spendgate import health
 from spendgate.clock import utc_now
 from spendgate.local.airflow_client import AirflowClient
 from spendgate.merge import Merge
+from spendgate.quality.gate import Gate
 from spendgate.streams.kafka_producer import KafkaWriter
 from spendgate.warehouse.engine import Lock, Warehouse
 from spendgate.warehouse.tables import Batch, ClickEvent, RejectedEvent
@@ -144,6 +145,7 @@ def test_two_workers_read_partitions_and_the_loss_of_one_costs_no_event_and_doub
     assert all(read[number]["hostname"] == kept and read[number]["try_number"] > 1 for number in lost)
 
     assert staged(warehouse) == CLICKS
+    Gate(warehouse, utc_now, THRESHOLDS).judge_staged()
     Merge(warehouse, utc_now).merge_staged()
     assert count(warehouse, ClickEvent) == CLICKS
     assert count(warehouse, RejectedEvent) == 0
