@@ -81,5 +81,5 @@ def test_bench_spend_gives_its_figures(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_an_unknown_benchmark_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigurationError, match="freshness, ingest, spend"):
+    with pytest.raises(ConfigurationError, match="api, freshness, gate, ingest, spend"):
         run_benchmark("nope", clicks=1, days=1, tries=1, as_json=False)
