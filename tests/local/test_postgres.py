@@ -69,10 +69,13 @@ def test_children_of_a_killed_postmaster_that_still_work_are_stopped(
     supervisor: Supervisor, settings: Settings
 ) -> None:
     pid = start(supervisor, settings)
-    children = psutil.Process(pid).children()
-    # Stopped, so that they can't notice by themselves that their parent is gone.
-    for child in children:
-        child.suspend()
+    children = []
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # some are of the start, and end by themselves
+            # Stopped, so that they can't notice by themselves that their parent is gone.
+            child.suspend()
+            children.append(child)
+    assert children
     os.kill(pid, signal.SIGKILL)
     assert {child.pid for child in children} <= {process.pid for process in supervisor.processes()}
     supervisor.stop(timeout=0.2)

@@ -19,7 +19,7 @@ from sqlalchemy import Row, func, insert, select
 
 from spendgate.clock import DAY, day_start, floor_hour
 from spendgate.warehouse.engine import Transaction, as_utc, in_slices
-from spendgate.warehouse.tables import Batch, BatchHour, BatchProfile, ProfiledAdvertiser
+from spendgate.warehouse.tables import Batch, BatchHour, BatchProfile, ProfiledAdvertiser, SpendSummary
 
 # What is usual is what was there in the last week, so that each day of the week is in it.
 USUAL_DAYS = 7
@@ -198,13 +198,23 @@ class _Measuring:
         if not asked:
             return
         by_partition, by_stream = self._week()
+        counted = self._clicks_in_windows()
         for profile, row in asked:
             known = by_partition[profile.stream, profile.partition_id]
             if known < LEAST_CLICKS_OF_SHARE:
                 known = by_stream[profile.stream]
+            # An advertiser's clicks are told by its windows, which are behind what was merged if a build died there.
+            known = min(known, counted)
             if known >= LEAST_CLICKS_OF_SHARE:
                 usual = min(1.0, row.usual_count / known)
                 profile.set("sudden_share", row.click_count / profile.count("click_count") - usual)
+
+    def _clicks_in_windows(self) -> int:
+        window = SpendSummary.c
+        asked = select(func.coalesce(func.sum(window.click_count), 0))
+        return int(
+            self.transaction.run(asked.where(window.grain == "day", window.window_start >= self.since)).scalar_one()
+        )
 
     def _week(self) -> tuple[Counter[tuple[str, str]], Counter[str]]:
         """Merged clicks of the last days by partition and by stream."""
