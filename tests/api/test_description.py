@@ -76,6 +76,7 @@ def test_the_page_for_people_needs_nothing_from_elsewhere(place: Place) -> None:
     page = place.client.get("/v1/docs").text
     assert "GET /budget/v1/can-serve" in page.replace("<code>", "")
     assert "Only true means yes." in page
+    assert "string or null" in page
     assert "<script" not in page
     assert "http" not in page.replace("http(s)", "")
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 # In Markup from the start: it goes into the page as it stands.
 STYLE = Markup("""
@@ -75,10 +75,15 @@ def _fields(document: dict[str, Any], answer: dict[str, Any]) -> Markup:
     if items is not None:
         schema = _resolved(document, items["items"])
     rows = [
-        (name, str(escape(told.get("type", ""))), told.get("description", ""))
+        (name, _kind(told.get("type", "")), told.get("description", ""))
         for name, told in schema.get("properties", {}).items()
     ]
     return _table("fields", rows)
+
+
+def _kind(told: str | list[str]) -> str:
+    """A field's type in words: one, or the several that it may have."""
+    return told if isinstance(told, str) else " or ".join(told)
 
 
 def _resolved(document: dict[str, Any], thing: dict[str, Any]) -> dict[str, Any]:
