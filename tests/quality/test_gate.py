@@ -190,7 +190,7 @@ def test_thirty_days_with_drifting_volume_and_quiet_sundays_hold_nothing(warehou
         midnight = at(1) + DAY * day
         sunday = midnight.weekday() == 6
         sundays += sunday
-        volume = 900 * 1.03**day * (0.2 if sunday else 1.0) * market.random.uniform(0.85, 1.15)
+        volume = 9_000 * 1.04**day * (0.2 if sunday else 1.0) * market.random.uniform(0.85, 1.15)
         for number in (4, 10, 14, 20):
             hour = midnight + HOUR * number
             share = RHYTHM[hour.hour] / sum(RHYTHM)
