@@ -292,6 +292,9 @@ def test_values_for_kubernetes_name_settings_that_there_are_and_hold_no_secret()
     values = yaml.safe_load(VALUES.read_text("utf-8"))
     options = airflow_options()
     told = [one["name"] for one in values["env"]] + [one["envName"] for one in values["secret"]]
+    of_the_api = {one["name"]: one["valueFrom"]["secretKeyRef"]["name"] for one in values["apiServer"]["env"]}
+    assert of_the_api.keys() == {"SPENDGATE_API_WAREHOUSE_URL", "SPENDGATE_API_SIGNING_KEY"}
+    told += of_the_api
     for name in told:
         assert name in known_settings() | options or name.startswith("AIRFLOW_CONN_SPENDGATE_"), name
     assert not [one for one in values["env"] if re.search("PASSWORD|SECRET|URL|CONN", one["name"])]
@@ -320,6 +323,7 @@ def test_the_page_on_kubernetes_makes_every_secret_that_the_values_name() -> Non
     names = {one["secretName"] for one in values["secret"]}
     names |= {value for key, value in values.items() if key.endswith("SecretName")}
     names |= set(values["data"].values())
+    names |= {one["valueFrom"]["secretKeyRef"]["name"] for one in values["apiServer"]["env"]}
     for name in names:
         assert f"secret generic {name}" in page, f"docs/kubernetes.md doesn't make the secret {name}"
     for user in (API_USER, ANALYST_USER):
