@@ -69,12 +69,14 @@ def test_children_of_a_killed_postmaster_that_still_work_are_stopped(
     supervisor: Supervisor, settings: Settings
 ) -> None:
     pid = start(supervisor, settings)
-    children = []
-    for child in psutil.Process(pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess):  # some are of the start, and end by themselves
+    children = psutil.Process(pid).children()
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
             # Stopped, so that they can't notice by themselves that their parent is gone.
             child.suspend()
-            children.append(child)
+    time.sleep(0.2)
+    # Some served the start, and were ending by themselves.
+    children = [child for child in children if child.is_running() and child.status() == psutil.STATUS_STOPPED]
     assert children
     os.kill(pid, signal.SIGKILL)
     assert {child.pid for child in children} <= {process.pid for process in supervisor.processes()}
