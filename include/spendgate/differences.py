@@ -15,12 +15,12 @@ from typing import Any
 from sqlalchemy import Row, false, insert, select, update
 
 from spendgate.errors import ConfigurationError
+from spendgate.people import checked_name
 from spendgate.warehouse.engine import Transaction, Warehouse
 from spendgate.warehouse.tables import MAX_ROW_ID, Discrepancy
 
 MAX_TEXT = 300
 MAX_DETAIL = 1000
-MAX_NAME = 100
 
 
 class Kind(StrEnum):
@@ -137,9 +137,7 @@ def accept_difference(warehouse: Warehouse, number: int, by: str, now: datetime)
     Raises:
         ConfigurationError: no open difference has that number, or `by` is no name.
     """
-    by = by.strip()
-    if not 1 <= len(by) <= MAX_NAME:
-        raise ConfigurationError(f"Say who accepts the difference, in 1 to {MAX_NAME} characters.")
+    by = checked_name(by, "accepts the difference")
     the_one = Discrepancy.c.id == number if 0 <= number <= MAX_ROW_ID else false()
     values = {"closed_at": now, "closed_by": by, "outcome": str(Outcome.ACCEPTED), "updated_at": now}
     with warehouse.transaction() as transaction:

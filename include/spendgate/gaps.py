@@ -9,10 +9,9 @@ from typing import Any
 from sqlalchemy import Row, false, select, update
 
 from spendgate.errors import ConfigurationError
+from spendgate.people import checked_name
 from spendgate.warehouse.engine import Warehouse
 from spendgate.warehouse.tables import MAX_ROW_ID, StreamGap
-
-MAX_NAME = 100
 
 
 def stored_gaps(warehouse: Warehouse) -> tuple[list[str], Sequence[Row[Any]]]:
@@ -28,9 +27,7 @@ def accept_gap(warehouse: Warehouse, gap_id: int, by: str, now: datetime) -> Non
     Raises:
         ConfigurationError: no open gap has that id, or `by` is no name.
     """
-    by = by.strip()
-    if not 1 <= len(by) <= MAX_NAME:
-        raise ConfigurationError(f"Say who accepts the loss, in 1 to {MAX_NAME} characters.")
+    by = checked_name(by, "accepts the loss")
     the_gap = StreamGap.c.id == gap_id if 0 <= gap_id <= MAX_ROW_ID else false()
     with warehouse.transaction() as transaction:
         accepted = transaction.run(

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 
 from spendgate.bookkeeping import Bookkeeping, asked_days
 from spendgate.clock import utc_now
-from spendgate.differences import MAX_NAME
-from spendgate.errors import ConfigurationError
 from spendgate.local import services
+from spendgate.people import checked_name
 from spendgate.pipeline import Pipeline
 from spendgate.settings import Settings
 from spendgate.show import say, show_table, tell
@@ -29,9 +28,7 @@ def run_reconciliation(
         DiscrepancyError: something differs; the sentence says what.
     """
     days = asked_days(first, last, utc_now().date())
-    name = (by or "").strip()
-    if repair and not 1 <= len(name) <= MAX_NAME:
-        raise ConfigurationError(f"Say who repairs by --by, in 1 to {MAX_NAME} characters.")
+    name = checked_name(by or "", "repairs by --by") if repair else (by or "").strip()
     tell(f"Comparing {days.first} to {days.last}.")
     with _pipeline(settings) as pipeline:
         done = Bookkeeping(pipeline, name or "reconcile").reconcile(days, repair=repair)

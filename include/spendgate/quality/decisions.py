@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Row, delete, func, insert, null, select, update
 
 from spendgate.errors import ConfigurationError, HeldBatchError
+from spendgate.people import checked_name
 from spendgate.warehouse.engine import Lock, Transaction, Warehouse
 from spendgate.warehouse.tables import (
     MAX_ROW_ID,
@@ -27,7 +28,6 @@ from spendgate.warehouse.tables import (
     RejectedEvent,
 )
 
-MAX_NAME = 100
 MAX_REASON = 500
 STATES = ("staged", "passed", "held", "released", "merged", "discarded")
 
@@ -53,9 +53,7 @@ def decide_batch(
         ConfigurationError: the batch isn't held, or `by` or `reason` is missing or too long.
         RunUnderWayError: a build is in the way for too long.
     """
-    by, reason = by.strip(), reason.strip()
-    if not 1 <= len(by) <= MAX_NAME:
-        raise ConfigurationError(f"Say who decides, in 1 to {MAX_NAME} characters.")
+    by, reason = checked_name(by, "decides"), reason.strip()
     if not 1 <= len(reason) <= MAX_REASON:
         raise ConfigurationError(f"Give a reason, in 1 to {MAX_REASON} characters.")
     with warehouse.transaction() as transaction:
