@@ -1,5 +1,8 @@
 """`python -m spendgate`: what the launcher runs."""
 
-from spendgate.cli import main
+import importlib
 
-main()
+from spendgate.collector import collect_seldom
+
+collect_seldom()
+importlib.import_module("spendgate.cli").main()

@@ -34,7 +34,7 @@ COMPONENTS = (API_SERVER, SCHEDULER, DAG_PROCESSOR, TRIGGERER)
 USER = "admin"
 
 # -P: a module's name in the working directory isn't taken for the module.
-AIRFLOW = (sys.executable, "-P", "-m", "airflow")
+AIRFLOW = (sys.executable, "-P", "-m", "spendgate.airflow_main")
 
 DAGS_FOLDER = ROOT / "dags"
 PLUGINS_FOLDER = ROOT / "plugins"
