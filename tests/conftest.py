@@ -51,9 +51,20 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
         postgres.start(supervisor, settings, lambda _: None)
         url = postgres.url(supervisor)
         assert url is not None
+        _forget_durability(url)
         yield url
     finally:
         supervisor.stop(signals={postgres.NAME: postgres.STOP_SIGNAL})
+
+
+def _forget_durability(url: URL) -> None:
+    """No test that shares this server pulls its plug: it needn't wait for the disk at every database and commit."""
+    admin = create_engine(url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
+        connection.execute(text("SELECT pg_reload_conf()"))
+    admin.dispose()
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +140,8 @@ class Databases:
     def __call__(self, template: URL | None = None) -> URL:
         """An empty database; with a template (PostgreSQL only), one like it."""
         name = f"spendgate_{uuid.uuid4().hex[:12]}"
-        suffix = "" if template is None else f" TEMPLATE {template.database}"
+        # Without a disk to wait for, copying files is cheaper than logging each page of them.
+        suffix = "" if template is None else f" TEMPLATE {template.database} STRATEGY FILE_COPY"
         with self._admin.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name}{suffix}"))
         self._made.append(name)
