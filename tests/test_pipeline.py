@@ -30,7 +30,7 @@ PARTITIONS = 3
 
 # What an example left is removed before the next: a database a test, not an example. On SQL Server an example
 # takes some seconds.
-EXAMPLES = {"postgresql": 30, "mssql": 6}
+EXAMPLES = {"postgresql": 20, "mssql": 6}
 
 
 def examined(dialect: str) -> settings:
