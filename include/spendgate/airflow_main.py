@@ -10,7 +10,7 @@ def main() -> None:
     collect_seldom()
     from airflow.__main__ import main as airflow_main
 
-    airflow_main()
+    airflow_main()  # type: ignore[no-untyped-call]  # Airflow's has no annotations
 
 
 if __name__ == "__main__":
