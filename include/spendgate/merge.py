@@ -186,7 +186,10 @@ class _Chunk:
         run, scope = self.transaction, self._scope()
         contested = run.execute("merge/find_repeated_clicks", **scope)
         contested += run.execute("merge/find_known_clicks", **scope)
-        run.refresh_statistics(ContestedClick)
+        if contested:
+            # Left alone when empty: the planner takes it for some rows then and hashes it, but would look through a
+            # table that it knows to be empty once for every click.
+            run.refresh_statistics(ContestedClick)
         self.counts.inserted += run.execute("merge/insert_new_clicks", **scope, now=self.now)
         run.execute("merge/group_new_clicks", **scope)
         run.refresh_statistics(NewClickGroup)

@@ -24,7 +24,8 @@ class Message:
 
 def pack_messages(values: Sequence[bytes | None], positions: Sequence[str], enqueued_ms: Sequence[int]) -> bytes:
     """All messages of a batch, in order, as a compressed Arrow stream."""
-    columns = [_binary(values), pa.array(positions, pa.string()), pa.array(enqueued_ms, pa.int64())]
+    # As a list: Arrow asks any other sequence for its items one by one.
+    columns = [_binary(values), pa.array(list(positions), pa.string()), pa.array(enqueued_ms, pa.int64())]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, _SCHEMA, options=_OPTIONS) as writer:
         writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
