@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from unittest import mock
 
 import pytest
 from sqlalchemy import URL
@@ -12,8 +14,16 @@ from spendgate.bench import run_benchmark
 from spendgate.errors import ConfigurationError
 from spendgate.warehouse import schema
 from spendgate.warehouse.engine import Warehouse
+from tests.untraced import untraced
 
 CLICKS = 3_000
+
+
+@pytest.fixture(autouse=True)
+def no_tracer_in_children() -> Iterator[None]:
+    """What children measure is measured elsewhere too, and each of them loads Airflow."""
+    with mock.patch.dict(os.environ, untraced(), clear=True):
+        yield
 
 
 def figures(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:

@@ -37,6 +37,8 @@ WAREHOUSE_NOWHERE = f"postgresql+psycopg://me:hush@{NOBODY}/ads"
 KAFKA_NOWHERE = json.dumps({"conn_type": "kafka", "extra": {"bootstrap.servers": NOBODY}})
 
 RUNS = """
+from spendgate.collector import collect_seldom
+collect_seldom()
 import json, os, sys
 from spendgate.clock import parse_instant
 from spendgate.errors import SpendGateError
