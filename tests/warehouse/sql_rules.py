@@ -194,7 +194,7 @@ def aggregates_plain_values(file: File) -> Iterator[str]:
         if isinstance(aggregate, exp.Sum | exp.Min | exp.Max) and isinstance(aggregate.this, exp.Column):
             select = aggregate.find_ancestor(exp.Select)
             if select is not None and _is_bit(aggregate.this, select):
-                yield f"{aggregate.sql('tsql')}: no {aggregate.sql_name()} of BIT on SQL Server; write CAST AS INT or CASE"
+                yield f"{aggregate.sql('tsql')}: no {aggregate.sql_name()} of BIT on SQL Server; write a CASE"
 
 
 def says_top_not_limit(file: File) -> Iterator[str]:
