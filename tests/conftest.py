@@ -7,23 +7,28 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from sqlalchemy import URL, Connection, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
+from spendgate.errors import SpendGateError
 from spendgate.local import airflow, postgres
 from spendgate.local.processes import Supervisor
 from spendgate.settings import Settings
 from spendgate.warehouse import schema
 from spendgate.warehouse.engine import Warehouse
+from spendgate.warehouse.scripts import run_script
+from spendgate.warehouse.tables import METADATA, BatchNumber
 from tests import kafka_server
 from tests.brokers import WheelBroker
 from tests.kafka_server import ApacheKafka
 
 MSSQL_URL = os.environ.get("SPENDGATE_TEST_MSSQL_URL")
 NAMED_KAFKA = os.environ.get("SPENDGATE_TEST_KAFKA")
+LOCK_TIMEOUT_SECONDS = 30.0
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -173,16 +178,70 @@ def migrated_database(postgres_url: URL) -> Iterator[URL]:
     databases.drop_all()
 
 
+class EmptiedWarehouse:
+    """One migrated warehouse on SQL Server, emptied for each test that asks: to migrate and log in takes seconds."""
+
+    def __init__(self, databases: Databases) -> None:
+        self._databases = databases
+        self._made: Warehouse | None = None
+
+    def __call__(self) -> Warehouse:
+        """A warehouse as `migrate` left it."""
+        if self._made is None or not self._empty(self._made):
+            self.close()
+            self._made = Warehouse(self._databases(), lock_timeout=LOCK_TIMEOUT_SECONDS)
+            schema.migrate(self._made)
+        self._made.lock_timeout = LOCK_TIMEOUT_SECONDS
+        return self._made
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
+
+    @staticmethod
+    def _empty(made: Warehouse) -> bool:
+        """False: a test left somebody in it who holds a table, or another schema."""
+        statements = [f"TRUNCATE TABLE {table.fullname}" for table in METADATA.tables.values()]
+        statements.append(f"ALTER SEQUENCE {BatchNumber.schema}.{BatchNumber.name} RESTART")
+        try:
+            with made.transaction() as transaction:
+                run_script(transaction.connection, ["SET LOCK_TIMEOUT 10000", *statements, "SET LOCK_TIMEOUT -1"])
+        except SpendGateError:
+            return False
+        return True
+
+
+@pytest.fixture(scope="session")
+def emptied_warehouse() -> Iterator[EmptiedWarehouse]:
+    """A migrated warehouse without rows, on the SQL Server that is named."""
+    assert MSSQL_URL
+    databases = Databases(make_url(MSSQL_URL))
+    emptied = EmptiedWarehouse(databases)
+    yield emptied
+    emptied.close()
+    databases.drop_all()
+
+
 @pytest.fixture
 def warehouse(make_database: Databases, request: pytest.FixtureRequest) -> Iterator[Warehouse]:
-    """An empty, migrated warehouse; on PostgreSQL, unless a test asks for `any_warehouse`."""
-    if make_database.server.get_backend_name() == "postgresql":
-        made = Warehouse(make_database(request.getfixturevalue("migrated_database")), lock_timeout=30.0)
-    else:
-        made = Warehouse(make_database(), lock_timeout=30.0)
-        schema.migrate(made)
-    yield made
-    made.close()
+    """An empty, migrated warehouse; on PostgreSQL, unless a test asks for `any_warehouse`.
+
+    On SQL Server tests share one; who changes its schema asks for `own_database` too.
+    """
+    on_postgresql = make_database.server.get_backend_name() == "postgresql"
+    if not on_postgresql and "own_database" not in request.fixturenames:
+        yield request.getfixturevalue("emptied_warehouse")()
+        return
+    template = request.getfixturevalue("migrated_database") if on_postgresql else None
+    with closing(Warehouse(make_database(template), lock_timeout=LOCK_TIMEOUT_SECONDS)) as made:
+        if not on_postgresql:
+            schema.migrate(made)
+        yield made
+
+
+@pytest.fixture
+def own_database() -> None:
+    """Makes `warehouse` one of the test's own, with a schema and users that it may change."""
 
 
 @pytest.fixture

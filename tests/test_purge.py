@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
-from sqlalchemy import insert, null, update
+from sqlalchemy import insert, update
 
 from spendgate.purge import Purge
 from spendgate.replay import RejectedFilter
@@ -53,7 +53,7 @@ def test_staged_rows_and_messages_go_when_their_batch_is_old_and_done_with(any_w
     with any_warehouse.transaction() as transaction:  # what a gate makes of batches
         for batch_id, state in ((held, "held"), (discarded, "discarded")):
             changed = update(Batch).where(Batch.c.batch_id == batch_id)
-            transaction.run(changed.values(state=state, merge_id=null(), merged_at=null()))
+            transaction.run(changed.values(state=state, merge_id=None, merged_at=None))
     staged = count(any_warehouse, StagedClick) + count(any_warehouse, StagedBudget) + 1
     before = clicks_of(any_warehouse), windows_of(any_warehouse)
 

@@ -59,6 +59,10 @@ class WarehouseOutdatedError(PermanentError):
     """The warehouse's schema isn't the one this version works with."""
 
 
+class TransactionLostError(PermanentError):
+    """The warehouse ended a transaction without an error; what was written may be there in part."""
+
+
 class CheckFailedError(PermanentError):
     """A data check returned rows that must not exist."""
 

@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Row, Table, delete, func, insert, null, select, update
+from sqlalchemy import Row, Table, delete, func, insert, select, update
 
 from spendgate.clock import DAY, HOUR, Clock, day_start
 from spendgate.events import Reason
@@ -253,7 +253,7 @@ class _Chunk:
             self.transaction.run(
                 update(RejectedEvent)
                 .where(RejectedEvent.c.replay_batch_id == batch_id, RejectedEvent.c.replay_ordinal.in_(some))
-                .values(replay_batch_id=null(), replay_ordinal=null(), **answer)
+                .values(replay_batch_id=None, replay_ordinal=None, **answer)
             )
 
     def _record_outcomes(self, written: int) -> None:

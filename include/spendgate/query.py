@@ -23,7 +23,7 @@ from sqlglot.tokenizer_core import Token, TokenType
 
 from spendgate.errors import ConfigurationError, PermanentError, SpendGateError, WarehouseOutdatedError
 from spendgate.warehouse.engine import Warehouse
-from spendgate.warehouse.failures import translate_failure
+from spendgate.warehouse.failures import failed_number, permission_hint, translate_failure
 from spendgate.warehouse.statements import parse_tsql, to_postgres
 
 # SQLSTATEs of a syntax error and of functions, columns and types that aren't there: what T-SQL runs into here.
@@ -42,6 +42,15 @@ _VERBS = (
 _QUOTED = (TokenType.IDENTIFIER, TokenType.STRING, TokenType.NATIONAL_STRING)
 
 
+class _RefusedError(Exception):
+    """What the engine said to the query; its number, as long as the connection remembers it."""
+
+    def __init__(self, error: DBAPIError, number: int | None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.number = number
+
+
 def run_query(warehouse: Warehouse, sql: str) -> tuple[list[str], Sequence[Row[Any]]]:
     """Column names and rows of one SELECT, in a transaction that can't write and is rolled back.
 
@@ -54,12 +63,13 @@ def run_query(warehouse: Warehouse, sql: str) -> tuple[list[str], Sequence[Row[A
     _require_query(sql, warehouse.dialect)
     try:
         return _run(warehouse, sql)
-    except DBAPIError as error:
+    except _RefusedError as refused:
+        error, number = refused.error, refused.number
         if warehouse.dialect == "postgresql" and getattr(error.orig, "sqlstate", None) in _NOT_POSTGRESQL:
             # The sentence is about what the person wrote, so a translation that fails too doesn't show.
-            with suppress(ConfigurationError, DBAPIError, sqlglot.errors.SqlglotError):
+            with suppress(ConfigurationError, _RefusedError, sqlglot.errors.SqlglotError):
                 return _run(warehouse, to_postgres(parse_tsql("the query", sql)))
-        raise _explain(warehouse, error) from error
+        raise _explain(warehouse, error, number) from error
 
 
 def _run(warehouse: Warehouse, sql: str) -> tuple[list[str], Sequence[Row[Any]]]:
@@ -73,6 +83,12 @@ def _run(warehouse: Warehouse, sql: str) -> tuple[list[str], Sequence[Row[Any]]]
             return list(result.keys()), result.all()
         except ResourceClosedError as error:
             raise ConfigurationError("That returns no rows; give query one SELECT.") from error
+        except DBAPIError as error:
+            number = None
+            if warehouse.dialect == "mssql":
+                number = failed_number(connection)
+                connection.invalidate()  # XACT_ABORT ended the transaction: there is none to roll back
+            raise _RefusedError(error, number) from error
         finally:
             connection.rollback()
             if warehouse.dialect == "postgresql":
@@ -118,10 +134,11 @@ def _statements(tokens: list[Token]) -> int:
     return 1 + sum(token.token_type is TokenType.SEMICOLON for token in inner)
 
 
-def _explain(warehouse: Warehouse, error: DBAPIError) -> SpendGateError:
-    meant = translate_failure(error, warehouse.engine.url, setting=warehouse.setting)
+def _explain(warehouse: Warehouse, error: DBAPIError, number: int | None) -> SpendGateError:
+    meant = translate_failure(error, warehouse.engine.url, number, warehouse.setting)
     if type(meant) in (PermanentError, WarehouseOutdatedError):
-        return ConfigurationError(f"The warehouse refused the query: {_first_line(error.orig)}.")
+        hint = permission_hint(error, number, warehouse.setting)
+        return ConfigurationError(f"The warehouse refused the query: {_first_line(error.orig)}{hint}.")
     return meant
 
 

@@ -17,6 +17,7 @@ from spendgate.api.app import create_app
 from spendgate.api.asgi import BudgetApi, Mounted
 from spendgate.api.identity import Scope
 from spendgate.settings import Settings
+from spendgate.warehouse import schema
 from spendgate.warehouse.engine import Warehouse
 from spendgate.warehouse.tables import (
     Ad,
@@ -125,10 +126,23 @@ def window_row(hour: datetime) -> dict[str, Any]:
     }
 
 
+# What the API says and to whom is held to on each engine; how it is described and quoted, on PostgreSQL alone.
+ON_EACH_ENGINE = ("test_access", "test_reads", "test_serving")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "place" in metafunc.fixturenames and metafunc.module.__name__.endswith(ON_EACH_ENGINE):
+        mssql = pytest.param("mssql", marks=pytest.mark.mssql)
+        metafunc.parametrize("server_url", ["postgresql", mssql], indirect=True, scope="session")
+
+
 @pytest.fixture(scope="module")
-def place(postgres_url: URL, migrated_database: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    databases = Databases(postgres_url)
-    warehouse = Warehouse(databases(migrated_database))
+def place(server_url: URL, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    databases = Databases(server_url)
+    on_postgresql = server_url.get_backend_name() == "postgresql"
+    warehouse = Warehouse(databases(request.getfixturevalue("migrated_database") if on_postgresql else None))
+    if not on_postgresql:
+        schema.migrate(warehouse)
     fill(warehouse)
     clock = MovableClock()
     accounts = Accounts(warehouse, clock)

@@ -147,7 +147,9 @@ class Scenario:
 
 
 @pytest.fixture
-def make_scenario(any_warehouse: Warehouse, wheel_broker: WheelBroker) -> Callable[..., Scenario]:
+def make_scenario(any_warehouse: Warehouse, own_database: None, wheel_broker: WheelBroker) -> Callable[..., Scenario]:
+    """In a database of its own: what a test that failed left running must not write to another's."""
+
     def make(**options: int) -> Scenario:
         return Scenario(any_warehouse, wheel_broker.bootstrap, **options)
 
@@ -155,6 +157,7 @@ def make_scenario(any_warehouse: Warehouse, wheel_broker: WheelBroker) -> Callab
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # on a slow server
 def test_runs_that_are_killed_at_any_moment_end_in_the_models_rows(make_scenario: Callable[..., Scenario]) -> None:
     scenario = make_scenario()
     random = Random(SEED)

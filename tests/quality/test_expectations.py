@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import null
 
 from spendgate.errors import ConfigurationError, QualityDisagreementError
 from spendgate.quality.documents import Documents, validate_profiles
@@ -152,7 +151,7 @@ def test_verdicts_are_documented_once_offline_for_a_month_and_a_wrong_one_is_tol
     documents.document_verdicts()
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
     with warehouse.transaction() as transaction:
-        transaction.run(BatchProfile.update().values(documented_at=null()))
+        transaction.run(BatchProfile.update().values(documented_at=None))
         transaction.run(BatchFinding.delete())
     with pytest.raises(
         QualityDisagreementError, match="few_events_are_rejected isn't met, says Great Expectations alone"

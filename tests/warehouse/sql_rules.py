@@ -10,6 +10,7 @@ from pathlib import Path
 
 import sqlglot
 from sqlalchemy import String, Unicode
+from sqlalchemy.dialects import mssql
 from sqlglot import exp
 from sqlglot.tokenizer_core import Token, TokenType
 
@@ -22,6 +23,10 @@ TABLES = {f"{table.schema}.{table.name}": table for table in METADATA.tables.val
 TEXT_COLUMNS = {column.name for table in TABLES.values() for column in table.columns if isinstance(column.type, String)}
 # What people write; the others hold codes of ours, or two letters.
 FREE_TEXTS = {column.name for table in TABLES.values() for column in table.columns if isinstance(column.type, Unicode)}
+BITS = {
+    name: {column.name for column in table.columns if isinstance(column.type.dialect_impl(mssql.dialect()), mssql.BIT)}
+    for name, table in TABLES.items()
+}
 VERBS = """
     assert build count create decide delete enqueue find forget group insert list mark rank remember take touch update
 """
@@ -182,6 +187,16 @@ def divides_decimals_only(file: File) -> Iterator[str]:
             )
 
 
+def aggregates_plain_values(file: File) -> Iterator[str]:
+    for aggregate in file.tree.find_all(exp.AggFunc):
+        if aggregate.find(exp.Query):
+            yield f"{aggregate.sql('tsql')[:60]}: SQL Server aggregates over no subquery; join what it looks up"
+        if isinstance(aggregate, exp.Sum | exp.Min | exp.Max) and isinstance(aggregate.this, exp.Column):
+            select = aggregate.find_ancestor(exp.Select)
+            if select is not None and _is_bit(aggregate.this, select):
+                yield f"{aggregate.sql('tsql')}: no {aggregate.sql_name()} of BIT on SQL Server; write a CASE"
+
+
 def says_top_not_limit(file: File) -> Iterator[str]:
     if any(token.token_type is TokenType.LIMIT and token.text.upper() == "LIMIT" for token in file.tokens):
         yield "LIMIT isn't T-SQL: write TOP"
@@ -301,6 +316,7 @@ RULES: tuple[Rule, ...] = (
     declares_its_parameters,
     keeps_to_the_subset,
     divides_decimals_only,
+    aggregates_plain_values,
     says_top_not_limit,
     quotes_no_names,
     selects_named_columns,
@@ -354,6 +370,23 @@ def _is_nullable(column: exp.Column, select: exp.Select) -> bool:
             table = TABLES.get(f"{source.db}.{source.name}")
             return table is not None and column.name in table.columns and bool(table.columns[column.name].nullable)
         return any(_gives_null(branch, column.name) for branch in _branches(source.this))
+    return False
+
+
+def _is_bit(column: exp.Column, select: exp.Select) -> bool:
+    """Whether a column is BIT on SQL Server, also by way of derived tables that pass it on as it is."""
+    for source, _ in _sources(select):
+        if source.alias_or_name != column.table:
+            continue
+        if isinstance(source, exp.Table):
+            return column.name in BITS.get(f"{source.db}.{source.name}", ())
+        passed_on = [
+            (value.unalias(), branch)
+            for branch in _branches(source.this)
+            for value in branch.expressions
+            if value.alias_or_name == column.name
+        ]
+        return all(isinstance(value, exp.Column) and _is_bit(value, branch) for value, branch in passed_on)
     return False
 
 

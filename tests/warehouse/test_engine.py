@@ -9,20 +9,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from sqlalchemy import URL, Connection, insert, select, text
+from sqlalchemy import URL, Connection, insert, select, text, update
 
-from spendgate.errors import PermanentError, RunUnderWayError, SpendGateError, WarehouseFullError
+from spendgate.errors import (
+    PermanentError,
+    RunUnderWayError,
+    SpendGateError,
+    TransactionLostError,
+    WarehouseFullError,
+)
 from spendgate.local import postgres
 from spendgate.local.processes import Supervisor
 from spendgate.settings import Settings
 from spendgate.staging import PAYLOAD_SCHEMA
-from spendgate.warehouse import schema
+from spendgate.warehouse import mssql_locks, schema
 from spendgate.warehouse.engine import Lock, Transaction, Warehouse, as_utc
 from spendgate.warehouse.tables import (
     Ad,
@@ -33,6 +39,10 @@ from spendgate.warehouse.tables import (
     to_stored,
 )
 from tests.factories import NOW
+
+ON_SQL_SERVER = pytest.mark.parametrize(
+    "server_url", [pytest.param("mssql", marks=pytest.mark.mssql)], indirect=True, scope="session"
+)
 
 
 def touch(transaction: Transaction, *advertisers: int) -> None:
@@ -147,8 +157,7 @@ def test_times_are_stored_as_utc_milliseconds_whatever_zone_they_come_in(any_war
     )
 
 
-@pytest.mark.mssql
-@pytest.mark.parametrize("server_url", ["mssql"], indirect=True)
+@ON_SQL_SERVER
 def test_sessions_on_sql_server_abort_whole_transactions_and_count_rows(warehouse: Warehouse) -> None:
     def options(connection: Connection) -> tuple[int, int]:
         found = int(connection.exec_driver_sql("SELECT @@OPTIONS").scalar_one())
@@ -166,6 +175,107 @@ def test_sessions_on_sql_server_abort_whole_transactions_and_count_rows(warehous
     warehouse.engine.dispose()
     with warehouse.transaction() as transaction:  # a new one in its place
         assert options(transaction.connection) == (16384, 0)
+
+
+def test_null_is_stored_and_compared_like_any_value_and_undoes_nothing(any_warehouse: Warehouse) -> None:
+    """On SQL Server as a word: the driver would ask the server what a NULL is, and lose the transaction over it."""
+    stamps = {"created_at": NOW, "updated_at": NOW}
+    told = {"advertiser_id": 1, "is_active": 1, "is_inferred": 0, **stamps}
+    names = {1: "100% of %(ad_format)s", 2: "?", 3: ":none"}
+    ads = [{"ad_id": n, "ad_title": name, "ad_format": None, "product_link": None} for n, name in names.items()]
+    ads[1]["ad_format"] = "banner"
+    with any_warehouse.transaction() as transaction:
+        touch(transaction, 7)
+        transaction.run(insert(Ad), [told | ad for ad in ads])
+        changed = {"ad_format": None, "product_link": "https://example.com/100%"}
+        assert transaction.run(update(Ad).where(Ad.c.ad_id == 2).values(changed)).rowcount == 1
+        assert transaction.run(update(Ad).values(ad_format=None)).rowcount == 3
+        asked = "SELECT a.ad_id FROM ads.Ad AS a WHERE a.ad_title LIKE '%100%%' AND COALESCE(@a, @b) = a.advertiser_id"
+        assert [row.ad_id for row in transaction.select(asked, a=None, b=1)[1]] == [1]
+    with any_warehouse.transaction(read_only=True) as transaction:
+        stored = transaction.run(select(Ad.c.ad_id, Ad.c.ad_title, Ad.c.ad_format).order_by(Ad.c.ad_id)).all()
+        assert stored == [(n, name, None) for n, name in names.items()]
+    assert touched(any_warehouse) == [7]
+
+
+def lose(transaction: Transaction) -> None:
+    """End the transaction as a server does that says so to nobody: to us it goes on."""
+    with closing(transaction.connection.connection.cursor()) as cursor:
+        cursor.execute("ROLLBACK")
+
+
+def write_and_lose(warehouse: Warehouse, *, locked: bool, before: int, after: int, anew: bool = False) -> None:
+    with warehouse.transaction() as transaction:
+        if locked:
+            transaction.hold(Lock.BUILD)
+        for number in range(before):
+            touch(transaction, number)
+        lose(transaction)
+        if anew:
+            transaction.connection.exec_driver_sql("BEGIN TRANSACTION")
+        for number in range(after):
+            touch(transaction, 10 * after + number)
+
+
+@ON_SQL_SERVER
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_transaction_that_the_server_ended_on_the_way_is_no_success(warehouse: Warehouse, locked: bool) -> None:
+    for after in range(3):
+        with pytest.raises(TransactionLostError, match="reconcile"):
+            write_and_lose(warehouse, locked=locked, before=1, after=after)
+    assert 0 not in touched(warehouse)
+    with warehouse.transaction() as transaction:  # another connection, on which all is well
+        transaction.hold(Lock.BUILD)
+        touch(transaction, 99)
+    assert 99 in touched(warehouse)
+
+
+@ON_SQL_SERVER
+@pytest.mark.parametrize("locked", [False, True])
+def test_another_transaction_in_its_place_is_told_from_it(warehouse: Warehouse, locked: bool) -> None:
+    with pytest.raises(TransactionLostError):
+        write_and_lose(warehouse, locked=locked, before=2, after=1, anew=True)
+
+
+@ON_SQL_SERVER
+def test_a_lock_that_has_no_transaction_any_more_is_not_somebody_elses(warehouse: Warehouse) -> None:
+    def hold_too_late() -> None:
+        with warehouse.transaction() as transaction:
+            touch(transaction, 1)
+            lose(transaction)
+            transaction.hold(Lock.BUILD)
+
+    with pytest.raises(TransactionLostError):
+        hold_too_late()
+
+
+@ON_SQL_SERVER
+def test_whether_a_transaction_stands_is_asked_once_and_marked_once_if_it_holds_no_lock(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    for name in ("mark", "stands"):
+        monkeypatch.setattr(mssql_locks, name, spied(asked, name, getattr(mssql_locks, name)))
+    for statements, lock, cost in ((3, True, ["stands"]), (1, False, ["stands"]), (3, False, ["mark", "stands"])):
+        with warehouse.transaction() as transaction:
+            if lock:
+                transaction.hold(Lock.BUILD)
+            for _ in range(statements):
+                transaction.run(select(TouchedDay)).all()
+        assert asked == cost
+        asked.clear()
+    with warehouse.transaction(read_only=True) as transaction:
+        for _ in range(3):
+            transaction.run(select(TouchedDay)).all()
+    assert asked == []
+
+
+def spied(names: list[str], name: str, original: Callable[..., object]) -> Callable[..., object]:
+    def call(*given: object) -> object:
+        names.append(name)
+        return original(*given)
+
+    return call
 
 
 # --- Locks -------------------------------------------------------------------------------------------------

@@ -11,6 +11,9 @@ from spendgate.warehouse.engine import Warehouse
 from spendgate.warehouse.tables import METADATA, SCHEMAS, Batch, BudgetEvent, ClickEvent, RejectedEvent, SpendSummary
 from tests.factories import NOW, Bench, advertiser, budget, click, stored
 
+# They change the schema.
+pytestmark = pytest.mark.usefixtures("own_database")
+
 
 def stored_columns(warehouse: Warehouse) -> dict[str, dict[str, bool]]:
     """{schema.table: {column: nullable}}, folded to lower case."""

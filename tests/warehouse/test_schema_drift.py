@@ -18,6 +18,9 @@ from spendgate.warehouse.tables import METADATA, REFERENCES, SCHEMAS, Ad, Money,
 
 TABLES = list(METADATA.tables.values())
 
+# They change the schema.
+pytestmark = pytest.mark.usefixtures("own_database")
+
 
 def as_on(dialect: str) -> MetaData:
     """The metadata as an engine has it: PostgreSQL folds names, and indexes of the other engine aren't there."""

@@ -19,6 +19,9 @@ from spendgate.warehouse.tables import METADATA, WORK, AppUser
 VIEWS = {f"ads.{view}" for view in schema.VIEWS}
 PASSWORD = "Only-4-this-test"
 
+# They make users in the database.
+pytestmark = pytest.mark.usefixtures("own_database")
+
 
 def test_every_table_and_view_is_given_to_somebody_on_purpose() -> None:
     """A new one in `ads` needs its line in ACCESS; what is in the pipeline's schemas is the pipeline's alone."""
@@ -155,7 +158,8 @@ def test_the_pipeline_works_with_its_own_role(warehouse: Warehouse, as_member: C
     assert may(pipeline, "DELETE FROM ads.SpendSummary")
     assert may(pipeline, "DELETE FROM staging.StagedClick")
     assert may(pipeline, "UPDATE ads.ClickEvent SET is_valid = 0")
-    assert not may(pipeline, "DELETE FROM ads.ClickEvent")
+    assert may(pipeline, "DELETE FROM ads.ClickEvent"), "history is purged"
+    assert not may(pipeline, "DELETE FROM ads.BudgetEvent")
     assert not may(pipeline, "SELECT username FROM ads.AppUser")
     with pipeline.transaction() as transaction:
         assert transaction.next_batch_id() > 0

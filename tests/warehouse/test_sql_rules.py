@@ -162,6 +162,12 @@ BAD = [
     ("CAST AS FLOAT", column("CAST(a.ad_id AS FLOAT)")),
     ("DATEADD by MONTH", column("DATEADD(MONTH, 1, a.created_at)")),
     ("WINDOW", statement("SELECT SUM(a.ad_id) OVER w AS x FROM ads.Ad AS a WINDOW w AS (PARTITION BY a.ad_id)")),
+    ("no SUM of BIT", column("SUM(a.is_active)")),
+    ("no MAX of BIT", statement("SELECT MAX(d.f) AS x FROM (SELECT a.is_active AS f FROM ads.Ad AS a) AS d")),
+    (
+        "aggregates_plain_values",
+        column("SUM(CASE WHEN EXISTS (SELECT 1 FROM ads.Advertiser AS d WHERE d.advertiser_id = a.ad_id) THEN 1 END)"),
+    ),
     ("says_top_not_limit", statement("SELECT a.ad_id FROM ads.Ad AS a LIMIT 1")),
     ("quotes_no_names", statement("SELECT a.[ad_id] FROM ads.Ad AS a")),
     ("quotes_no_names", statement('SELECT a.ad_id FROM ads."Ad" AS a')),

@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Row, delete, func, insert, null, select, update
+from sqlalchemy import Row, delete, func, insert, select, update
 
 from spendgate.errors import ConfigurationError, HeldBatchError
 from spendgate.people import checked_name
@@ -73,8 +73,7 @@ def decide_batch(
 def _remove_rows(transaction: Transaction, batch_id: int, now: datetime) -> None:
     # Of a replay, what it was made of is rejected as before.
     replayed = update(RejectedEvent).where(RejectedEvent.c.replay_batch_id == batch_id)
-    # NULL as a word: bound, some TDS servers end the transaction over it without an error.
-    transaction.run(replayed.values(replay_batch_id=null(), replay_ordinal=null(), updated_at=now))
+    transaction.run(replayed.values(replay_batch_id=None, replay_ordinal=None, updated_at=now))
     for table in (*STAGED, RejectedEvent):
         transaction.run(delete(table).where(table.c.batch_id == batch_id))
 

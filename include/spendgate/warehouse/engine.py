@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -14,10 +14,12 @@ from sqlalchemy import URL, Connection, Engine, Executable, Row, Table, create_e
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
-from spendgate.errors import RunUnderWayError, SpendGateError, TransientError
+from spendgate.errors import RunUnderWayError, SpendGateError, TransactionLostError, TransientError
+from spendgate.warehouse import mssql_locks
 from spendgate.warehouse.address import SETTING, checked_url
 from spendgate.warehouse.bulk import MSSQL_BULK_ERRORS, copy_mssql, copy_postgresql
 from spendgate.warehouse.failures import failed_number, translate_failure, translate_refusal
+from spendgate.warehouse.mssql_nulls import spell_nulls
 from spendgate.warehouse.statements import Statement, load_statement, translate_statement
 from spendgate.warehouse.tables import BatchNumber, to_stored
 
@@ -30,14 +32,6 @@ Thing = TypeVar("Thing")
 
 # SQL Server takes 2,100 parameters a statement: a list of up to this many things, and some more, fit.
 LIST_LENGTH = 1_000
-
-
-# SQL Server's application locks are of one database; some TDS servers' are of them all.
-_GET_LOCK = (
-    "DECLARE @answer INT; DECLARE @resource NVARCHAR(255) = CONCAT(?, DB_NAME()); "
-    "EXEC @answer = sp_getapplock @Resource = @resource, @LockMode = ?, @LockOwner = 'Transaction', "
-    "@LockTimeout = ?; SELECT @answer"
-)
 
 
 class Lock(IntEnum):
@@ -57,17 +51,24 @@ class Transaction:
     connection: Connection
     dialect: str
     lock_timeout: float
+    read_only: bool = False
+    # On SQL Server: a lock that this transaction holds, and whether it has begun.
+    _mark: str = ""
+    _begun: bool = False
 
     def execute(self, name: str, **parameters: object) -> int:
         """Run sql/<name>.sql; returns the number of rows it changed."""
+        self._begin()
         return self.connection.execute(*self._bind(load_statement(name, self.dialect), parameters)).rowcount
 
     def rows(self, name: str, **parameters: object) -> Sequence[Row[Any]]:
         """The rows that sql/<name>.sql selects; times are as stored, UTC without an offset."""
+        self._begin()
         return self.connection.execute(*self._bind(load_statement(name, self.dialect), parameters)).all()
 
     def select(self, source: str, **parameters: object) -> tuple[list[str], Sequence[Row[Any]]]:
         """Column names and rows of a T-SQL query given as text."""
+        self._begin()
         statement = translate_statement("the query", source, self.dialect)
         result = self.connection.execute(*self._bind(statement, parameters))
         return list(result.keys()), result.all()
@@ -76,10 +77,12 @@ class Transaction:
         """Run a SQLAlchemy statement on the tables of `spendgate.warehouse.tables`."""
         if rows is not None and not rows:
             return None
+        self._begin()
         return self.connection.execute(statement, rows)
 
     def next_batch_id(self) -> int:
         """A batch id that nobody had before; ids grow."""
+        self._begin()
         return int(self.connection.scalar(BatchNumber))
 
     def hold(self, lock: Lock, *, shared: bool = False) -> None:
@@ -100,6 +103,7 @@ class Transaction:
 
     def empty(self, *tables: Table) -> None:
         """Empty work tables; undone if the transaction is."""
+        self._begin()
         for table in tables:
             self.connection.execute(text(f"TRUNCATE TABLE {table.fullname}"))
 
@@ -112,11 +116,31 @@ class Transaction:
             for table in tables:
                 self.connection.execute(text(f"ANALYZE {table.fullname}"))
 
+    def require_same(self) -> None:
+        """Raise unless this still is the transaction that it began as; asked before it is committed.
+
+        Raises:
+            TransactionLostError: SQL Server ended it, and said so to nobody.
+        """
+        if self.dialect == "mssql" and not mssql_locks.stands(self.connection, self._mark):
+            raise _lost()
+
+    def _begin(self) -> None:
+        """Mark a transaction on SQL Server that comes to a second statement, if no lock does it already.
+
+        One statement is whole or nothing; whether the first ended the transaction shows when it is marked.
+        """
+        if self.dialect != "mssql" or self.read_only or self._mark:
+            return
+        if self._begun:
+            self._mark = mssql_locks.mark(self.connection)
+            if not self._mark:
+                raise _lost()
+        self._begun = True
+
     def _acquire(self, lock: Lock, shared: bool, timeout: float) -> bool:
         if self.dialect == "mssql":
-            mode = "Shared" if shared else "Exclusive"
-            answer = self._answer(_GET_LOCK, f"spendgate_{lock.name.lower()}_", mode, int(timeout * 1000))
-            return int(answer) >= 0
+            return self._acquire_mssql(lock, shared, timeout)
         suffix = "_shared" if shared else ""
         tried = text(f"SELECT pg_try_advisory_xact_lock{suffix}(:key)")
         if self.connection.execute(tried, {"key": int(lock)}).scalar_one():
@@ -125,14 +149,14 @@ class Transaction:
             return False
         return self._wait_postgresql(lock, suffix, timeout)
 
-    def _answer(self, batch: str, *values: object) -> Any:
-        """The one value that a batch selects, whatever results without columns come before it."""
-        with closing(self.connection.connection.cursor()) as cursor:
-            cursor.execute(batch, values)
-            while cursor.description is None and cursor.nextset():
-                pass
-            (value,) = cursor.fetchone() or (None,)
-            return value
+    def _acquire_mssql(self, lock: Lock, shared: bool, timeout: float) -> bool:
+        name = f"spendgate_{lock.name.lower()}_"
+        answer = mssql_locks.get_lock(self.connection, name, shared=shared, timeout=timeout)
+        if answer >= 0:
+            self._mark = self._mark or name
+        elif answer == mssql_locks.NO_TRANSACTION:
+            self.require_same()
+        return answer >= 0
 
     def _wait_postgresql(self, lock: Lock, suffix: str, timeout: float) -> bool:
         self.connection.execute(text(f"SET LOCAL lock_timeout = {int(timeout * 1000)}"))
@@ -149,6 +173,13 @@ class Transaction:
         if given.keys() != statement.parameters:
             raise TypeError(f"{statement.name} takes {sorted(statement.parameters)}, got {sorted(given)}")
         return statement.text, {name: _stored(value) for name, value in given.items()}
+
+
+def _lost() -> TransactionLostError:
+    return TransactionLostError(
+        "The warehouse ended a transaction before its end and said so to nobody, so what was written may be there in "
+        "part: run ./spendgate reconcile, and tell the maintainers what was running."
+    )
 
 
 def _stored(value: object) -> object:
@@ -194,7 +225,11 @@ class Warehouse:
             pool_pre_ping=True,
             connect_args=_connect_args(self.url),
         )
-        event.listen(self.engine, "connect", _prepare_mssql if self.dialect == "mssql" else _prepare_postgresql)
+        if self.dialect == "mssql":
+            event.listen(self.engine, "connect", _prepare_mssql)
+            event.listen(self.engine, "before_cursor_execute", spell_nulls, retval=True)
+        else:
+            event.listen(self.engine, "connect", _prepare_postgresql)
 
     @property
     def dialect(self) -> str:
@@ -222,19 +257,26 @@ class Warehouse:
 
         Raises:
             TransientError: the server is away, or a deadlock or time-out ended the transaction.
+            TransactionLostError: SQL Server ended it without an error; nothing is known of what was written.
             PermanentError: the server refuses; the sentence says what to change.
         """
         errors = (DBAPIError, self.engine.dialect.loaded_dbapi.Error)
         with self.connect() as connection:
             try:
-                with connection.begin():
+                with connection.begin() as begun:
                     if read_only and self.dialect == "postgresql":
                         connection.execute(text("SET TRANSACTION READ ONLY"))
+                    transaction = Transaction(connection, self.dialect, self.lock_timeout, read_only)
                     try:
-                        yield Transaction(connection, self.dialect, self.lock_timeout)
+                        yield transaction
+                        if begun.is_active and not read_only:
+                            transaction.require_same()
                     except errors as error:
                         number = failed_number(connection) if self.dialect == "mssql" else None
                         raise translate_failure(error, self.engine.url, number, self.setting) from error
+                    except TransactionLostError:
+                        connection.invalidate()  # nothing of this session is as we think
+                        raise
                     if read_only:
                         connection.rollback()
             except errors as error:

@@ -78,7 +78,15 @@ def translate_failure(error: Exception, url: URL, number: int | None = None, set
     cause = _cause(error)
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
     state = "08003" if lost else _sqlstate(cause)
-    return _by_code(state, number or _bulk_number(cause), Place(url, setting), _first_line(cause))
+    said = _first_line(cause) + permission_hint(error, number, setting)
+    return _by_code(state, number or _bulk_number(cause), Place(url, setting), said)
+
+
+def permission_hint(error: Exception, number: int | None, setting: str = SETTING) -> str:
+    """What to add to a refusal that may be a permission: to servers that give no number, 42000 is that and more."""
+    if number is None and _sqlstate(_cause(error)) == "42000":
+        return f"; if a permission is missing, grant it to the user in {setting}"
+    return ""
 
 
 def translate_refusal(error: DBAPIError, url: URL, setting: str = SETTING) -> SpendGateError:

@@ -117,9 +117,10 @@ def _on(privileges: str, name: str) -> str:
 
 
 def _may_grant(connection: Connection) -> bool:
+    # The owner has CONTROL; some TDS servers were seen to say that it hasn't.
     asked = text(
         "SELECT COALESCE(HAS_PERMS_BY_NAME(DB_NAME(), 'DATABASE', 'CONTROL'), 0) "
-        "+ COALESCE(IS_ROLEMEMBER('db_securityadmin'), 0)"
+        "+ COALESCE(IS_ROLEMEMBER('db_securityadmin'), 0) + CASE WHEN USER_NAME() = 'dbo' THEN 1 ELSE 0 END"
     )
     return int(connection.execute(asked).scalar_one()) > 0
 
