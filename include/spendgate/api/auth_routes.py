@@ -46,7 +46,6 @@ def _revoke(asked: Mapping[str, Any]) -> Response:
     if who.session is None:
         raise ProblemError(403, "no_log_in", "A key has no log-in to end: ./spendgate keys revoke ends a key.")
     here().log_ins.end(who.id, None if asked["everywhere"] else who.session)
-    here().guard.forget()
     return Response(status=204)
 
 

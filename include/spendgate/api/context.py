@@ -9,10 +9,11 @@ from flask import Flask, current_app, g
 from sqlalchemy import event
 
 from spendgate.api.flags import FlagStore
-from spendgate.api.guard import Guard, Limits
+from spendgate.api.guard import Guard
 from spendgate.api.hot import HotReads
 from spendgate.api.identity import Identity
 from spendgate.api.log_ins import LogIns
+from spendgate.api.rates import Limits
 from spendgate.api.tokens import Tokens
 from spendgate.clock import Clock, utc_now
 from spendgate.local import services
