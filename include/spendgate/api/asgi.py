@@ -21,7 +21,8 @@ from urllib.parse import parse_qsl
 from a2wsgi import WSGIMiddleware
 from flask import Flask
 
-from spendgate.api.app import SECURITY_HEADERS, create_app, log_access
+from spendgate.api.access_log import log_access
+from spendgate.api.app import SECURITY_HEADERS, create_app
 from spendgate.api.context import Context, find_context
 from spendgate.api.flags import LOOK_AGAIN_SECONDS, Snapshot
 from spendgate.api.guard import Credential

@@ -56,8 +56,10 @@ class LazyApi:
         await api(scope, receive, send)
 
     def _load(self) -> BudgetApi:
+        from spendgate.api.access_log import write_as_it_is
         from spendgate.api.asgi import BudgetApi
 
+        write_as_it_is()
         with self._lock:
             if self._api is None:
                 self._api = BudgetApi()
