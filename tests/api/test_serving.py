@@ -16,9 +16,10 @@ from sqlalchemy import insert, update
 
 from spendgate.api.app import create_app
 from spendgate.api.asgi import BudgetApi
+from spendgate.api.identity import Scope
 from spendgate.errors import ServiceError
 from spendgate.warehouse.tables import Outbox, ServingFlag
-from tests.api.callers import KINDS, NOW, Place, ask
+from tests.api.callers import KINDS, NOW, PASSWORD, Place, ask
 from tests.api.conftest import flag_row
 
 
@@ -79,13 +80,31 @@ def test_what_the_lane_does_not_know_flask_answers(client: httpx.Client, address
     assert client.get("/openapi.json").json()["openapi"] == "3.1.0"
 
 
-def test_a_token_that_is_revoked_is_refused_by_the_lane_at_once(address: str, place: Place) -> None:
-    pair = place.log_in()
-    headers = {"Authorization": f"Bearer {pair['access_token']}"}
+@pytest.mark.parametrize("how", ["revoked here", "disabled elsewhere", "key revoked elsewhere"])
+def test_who_was_let_in_is_refused_by_the_very_next_request(address: str, place: Place, how: str) -> None:
+    """Elsewhere: as `./spendgate users disable` and `keys revoke` do it in a process that can't tell the server."""
+    if how == "key revoked elsewhere":
+        headers = {"X-API-Key": place.accounts.add_key("next", [Scope.FLAGS], is_staff=True)}
+    else:
+        if how == "disabled elsewhere":
+            place.accounts.set_password("disabled", PASSWORD)
+        headers = {"Authorization": f"Bearer {place.log_in('disabled' if how[0] == 'd' else 'staff')['access_token']}"}
     url = f"{address}/advertisers/1/can-serve"
-    assert httpx.get(url, headers=headers, trust_env=False).status_code == 200
-    assert httpx.post(f"{address}/auth/revoke", json={}, headers=headers, trust_env=False).status_code == 204
-    assert httpx.get(url, headers=headers, trust_env=False).status_code == 401
+    with (
+        httpx.Client(headers=headers, trust_env=False) as client,
+        client.stream("GET", f"{address}/can-serve/stream") as stream,
+    ):
+        assert [client.get(url).status_code for _ in range(20)] == [200] * 20
+        if how == "revoked here":
+            assert client.post(f"{address}/auth/revoke", json={}).status_code == 204
+        elif how == "disabled elsewhere":
+            place.accounts.disable_user("disabled")
+        else:
+            place.accounts.revoke_key(headers["X-API-Key"])
+        assert client.get(url).status_code == 401
+        began = time.monotonic()
+        assert stream.read().count(b"event: flags") == 1
+        assert time.monotonic() - began < 2, "the open stream ends"
 
 
 def test_a_change_is_answered_within_a_second_and_the_open_stream_says_so(client: httpx.Client, place: Place) -> None:

@@ -150,8 +150,9 @@ class Lane:
 
     async def _credential(self, headers: _Headers) -> Credential:
         token, key = headers.get(b"authorization"), headers.get(b"x-api-key")
-        known = self._context.guard.recall(token, key)
-        return known or await self._in_thread(self._context.guard.remember, token, key)
+        if (known := self._context.guard.recall(token, key)) is not None:
+            return known
+        return await self._in_thread(self._context.guard.remember, token, key)
 
     async def _snapshot(self) -> Snapshot:
         """A snapshot young enough; looks again beside the requests before it is too old, once at a time."""

@@ -73,7 +73,7 @@ def as_stale(flag: Flag) -> Flag:
 
 def read_flag(row: Row[Any]) -> Flag:
     """A row of sql/api/list_flags."""
-    advertiser_id, can_serve, reason, budget, spent_today, remaining, day, as_of, version, _ = row
+    advertiser_id, can_serve, reason, budget, spent_today, remaining, day, as_of, version, _ = tuple(row)
     return Flag(
         advertiser_id,
         can_serve != 0,

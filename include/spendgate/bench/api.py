@@ -95,9 +95,15 @@ def fill(settings: Settings, flags: int) -> str:
     schema.migrate(warehouse)
     tell(f"storing {flags:,} flags")
     store_flags(warehouse, flags, utc_now())
+    password = add_user(warehouse)
+    warehouse.close()
+    return password
+
+
+def add_user(warehouse: Warehouse) -> str:
+    """The user that the servers are asked by; returns its password."""
     password = secrets.token_urlsafe(16)
     Accounts(warehouse, utc_now).add_user(NewUser(BENCH_USER, "bench@example.com", "", "", None, True), password)
-    warehouse.close()
     return password
 
 
