@@ -22,6 +22,7 @@ _CHECKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("format", ("ruff", "format", "--check", ".")),
     ("types", ("mypy",)),
     ("import rules", ("importlinter.cli", "lint-imports")),
+    ("advisories", ("spendgate.audit",)),
 )
 
 
