@@ -78,12 +78,3 @@ def test_a_middleware_that_may_be_needed_sees_all_of_them(place: Place, monkeypa
     answers = Server(place, monkeypatch).ask(HOT, HOT, OTHER, key=place.staff_key)
     assert [answer.status_code for answer in answers] == [200] * 3
     assert Counting.seen == [HOT, HOT, OTHER]
-
-
-def test_what_is_needless_is_there_by_that_name() -> None:
-    """Renamed in another version of Airflow, the short way would be given up unseen."""
-    from airflow.api_fastapi.auth.middlewares.refresh_token import JWTRefreshMiddleware
-    from airflow.api_fastapi.common.http_access_log import HttpAccessLogMiddleware
-
-    there = (JWTRefreshMiddleware, HttpAccessLogMiddleware, GZipMiddleware)
-    assert {f"{one.__module__}.{one.__qualname__}" for one in there} == mount.NEEDLESS

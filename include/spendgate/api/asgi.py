@@ -1,4 +1,4 @@
-"""The app under ASGI: a fast lane for the reads that ad servers live on, Flask behind a2wsgi for everything else.
+"""The app under ASGI: a fast lane for the reads that ad servers live on, Flask behind a bridge for everything else.
 
 The lane asks the same guard and answers by the same code as Flask's routes (spendgate.api.guard, .hot); what it doesn't
 know to the letter it leaves to Flask. Nothing is built or connected to before the first request, so that who imports
@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
-from a2wsgi import WSGIMiddleware
 from flask import Flask
 
 from spendgate.api.access_log import log_access
-from spendgate.api.app import SECURITY_HEADERS, create_app
+from spendgate.api.app import MAX_BODY_BYTES, SECURITY_HEADERS, create_app
+from spendgate.api.bridge import Bridge
 from spendgate.api.context import Context, find_context
 from spendgate.api.flags import LOOK_AGAIN_SECONDS, Snapshot
 from spendgate.api.guard import Credential
@@ -42,7 +42,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 # How long a failure to build is remembered.
 REBUILD_SECONDS = 5.0
-FLASK_THREADS, LANE_THREADS = 10, 4
+FLASK_THREADS, LANE_THREADS = 6, 4
 # Whether callers stand, and whether flags changed: nobody waits for these behind other work.
 LOOK_THREADS = 2
 MOST_STREAMS = 500
@@ -97,7 +97,7 @@ class Lane:
 
     def __init__(self, app: Flask) -> None:
         self._context: Context = find_context(app)
-        self._flask: Any = WSGIMiddleware(app, workers=FLASK_THREADS)  # type: ignore[arg-type]  # Flask is WSGI
+        self._flask = Bridge(app, FLASK_THREADS, MAX_BODY_BYTES)
         # Not asyncio's own threads: others in Airflow's server wait for those.
         self._threads = ThreadPoolExecutor(LANE_THREADS, "spendgate-lane")
         self._look_threads = ThreadPoolExecutor(LOOK_THREADS, "spendgate-look")
@@ -117,7 +117,10 @@ class Lane:
                 return await self._answer(scope, send, path, self._bulk(since[0], scope))
             if path == "/v1/can-serve/stream" and not query:
                 return await self._stream(scope, receive, send)
-        await self._flask(scope, receive, send)
+        try:
+            await self._flask(scope, receive, send)
+        except ProblemError as problem:
+            await _send(send, _as_answer(problem, scope["path"]), self._cors(scope))
         return None
 
     async def _answer(self, scope: Scope, send: Send, rule: str, answer: Awaitable[tuple[Identity, Answer]]) -> None:
