@@ -295,6 +295,9 @@ def bench(
         str | None, typer.Option(help="URL of an empty database, which is emptied again (ingest only).")
     ] = None,
     flags: Annotated[int, typer.Option(min=10, help="Flags in the table (api only).")] = 100_000,
+    soak: Annotated[
+        int, typer.Option(min=0, help="50 clients for so many seconds while builds run, instead (api only).")
+    ] = 0,
 ) -> None:
     """Measure against limits of the same run, on services of its own in a temporary home.
 
@@ -302,7 +305,7 @@ def bench(
     """
     from spendgate.bench import run_benchmark
 
-    sizes = {"clicks": clicks, "days": days, "tries": tries, "flags": flags}
+    sizes = {"clicks": clicks, "days": days, "tries": tries, "flags": flags, "soak": soak}
     run_benchmark(name, **sizes, as_json=as_json, stream=stream, warehouse=warehouse)
 
 

@@ -24,6 +24,7 @@ _CHECKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("lint", ("ruff", "check", ".")),
     ("format", ("ruff", "format", "--check", ".")),
     ("import rules", ("importlinter.cli", "lint-imports")),
+    ("advisories", ("spendgate.audit",)),
 )
 # Twenty seconds on one core without a cache: done while the tests' first servers start.
 _TYPES = ("mypy",)

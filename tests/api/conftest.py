@@ -10,8 +10,10 @@ from uuid import UUID
 
 import jwt
 import pytest
+from argon2 import PasswordHasher
 from sqlalchemy import URL, insert
 
+from spendgate.api import passwords
 from spendgate.api.accounts import Accounts, NewUser
 from spendgate.api.app import create_app
 from spendgate.api.asgi import BudgetApi, Mounted
@@ -32,6 +34,8 @@ from tests.api.callers import NOW, PASSWORD, SIGNING_KEY, MovableClock, Place, s
 from tests.conftest import Databases
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+REAL_HASHER = passwords._HASHER
+QUICK_HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
 def user(username: str, advertiser_id: int | None = None) -> NewUser:
@@ -205,7 +209,31 @@ def address(place: Place) -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def _right_time(place: Place) -> Iterator[None]:
-    place.clock.now = NOW
+def _right_time(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test that uses the place begins and ends now."""
+    if "place" not in request.fixturenames:
+        yield
+        return
+    clock: MovableClock = request.getfixturevalue("place").clock
+    clock.now = NOW
     yield
-    place.clock.now = NOW
+    clock.now = NOW
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_hashes() -> Iterator[None]:
+    """A hash of a password as quick as can be: a real one takes a sixth of a second of one core."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "_HASHER", QUICK_HASHER)
+        passwords._hash_of_nobody.cache_clear()
+        yield
+    passwords._hash_of_nobody.cache_clear()
+
+
+@pytest.fixture
+def real_hashes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hashes as they are outside of tests."""
+    monkeypatch.setattr(passwords, "_HASHER", REAL_HASHER)
+    passwords._hash_of_nobody.cache_clear()
+    yield
+    passwords._hash_of_nobody.cache_clear()

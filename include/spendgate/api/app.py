@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from http import HTTPStatus
 from typing import Any
@@ -13,6 +12,7 @@ from flask_smorest import Api
 from flask_smorest.spec import prepare_response
 
 from spendgate.api import auth_routes, catalog_routes, docs_page, flag_routes, health_routes, spend_routes
+from spendgate.api.access_log import log_access
 from spendgate.api.context import Context, here, make_context
 from spendgate.api.hot import JSON
 from spendgate.api.identity import Scope
@@ -23,8 +23,6 @@ from spendgate.api.schemas import ProblemOut
 from spendgate.clock import Clock, utc_now
 from spendgate.settings import Settings, load_settings
 from spendgate.warehouse.engine import Warehouse
-
-access_log = logging.getLogger("spendgate.api.access")
 
 VERSION = "1.0.0"
 # The greatest body that is read: a refresh token with some room.
@@ -166,11 +164,3 @@ def _finish(answer: Response) -> Response:
         request.method, rule, answer.status_code, g.began, identity.label if identity else "-", request.remote_addr
     )
     return answer
-
-
-def log_access(method: str, rule: str, status: int, began: float, who: str, address: str | None) -> None:
-    """One line of JSON: the route, never its parameters, headers or bodies."""
-    if access_log.isEnabledFor(logging.INFO):
-        milliseconds = round((time.perf_counter() - began) * 1000, 2)
-        told = {"method": method, "route": rule, "status": status, "ms": milliseconds, "who": who, "from": address}
-        access_log.info("%s", json.dumps(told))

@@ -1,4 +1,4 @@
-"""The app under ASGI: a fast lane for the reads that ad servers live on, Flask behind a2wsgi for everything else.
+"""The app under ASGI: a fast lane for the reads that ad servers live on, Flask behind a bridge for everything else.
 
 The lane asks the same guard and answers by the same code as Flask's routes (spendgate.api.guard, .hot); what it doesn't
 know to the letter it leaves to Flask. Nothing is built or connected to before the first request, so that who imports
@@ -15,20 +15,22 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
-from a2wsgi import WSGIMiddleware
 from flask import Flask
 
-from spendgate.api.app import SECURITY_HEADERS, create_app, log_access
+from spendgate.api.access_log import log_access
+from spendgate.api.app import MAX_BODY_BYTES, SECURITY_HEADERS, create_app
+from spendgate.api.bridge import Bridge
 from spendgate.api.context import Context, find_context
 from spendgate.api.flags import LOOK_AGAIN_SECONDS, Snapshot
+from spendgate.api.guard import Credential
 from spendgate.api.hot import EVENTS, STREAM_LOOK_SECONDS, Answer
 from spendgate.api.identity import Identity
 from spendgate.api.mount import MOUNTED_AT
 from spendgate.api.problems import MEDIA_TYPE, ProblemError, to_problem, unavailable
+from spendgate.api.standing import Standing
 from spendgate.errors import SpendGateError
 
 log = logging.getLogger(__name__)
@@ -38,10 +40,11 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-# How old what the lane knows of a user, a log-in or a key may be, and how long a failure to build is remembered.
-STANDING_SECONDS = 0.5
+# How long a failure to build is remembered.
 REBUILD_SECONDS = 5.0
-FLASK_THREADS, LANE_THREADS = 10, 4
+FLASK_THREADS, LANE_THREADS = 6, 4
+# Whether callers stand, and whether flags changed: nobody waits for these behind other work.
+LOOK_THREADS = 2
 MOST_STREAMS = 500
 _ONE = re.compile(r"/v1/advertisers/([1-9][0-9]{0,9})/can-serve\Z")
 _RULE = "/v1/advertisers/<advertiser_id>/can-serve"
@@ -94,9 +97,11 @@ class Lane:
 
     def __init__(self, app: Flask) -> None:
         self._context: Context = find_context(app)
-        self._flask: Any = WSGIMiddleware(app, workers=FLASK_THREADS)  # type: ignore[arg-type]  # Flask is WSGI
+        self._flask = Bridge(app, FLASK_THREADS, MAX_BODY_BYTES)
         # Not asyncio's own threads: others in Airflow's server wait for those.
         self._threads = ThreadPoolExecutor(LANE_THREADS, "spendgate-lane")
+        self._look_threads = ThreadPoolExecutor(LOOK_THREADS, "spendgate-look")
+        self._standing = Standing(self._context.guard.look, self._look_threads)
         self._looking: asyncio.Future[Snapshot] | None = None
         self._streams = 0
 
@@ -112,7 +117,10 @@ class Lane:
                 return await self._answer(scope, send, path, self._bulk(since[0], scope))
             if path == "/v1/can-serve/stream" and not query:
                 return await self._stream(scope, receive, send)
-        await self._flask(scope, receive, send)
+        try:
+            await self._flask(scope, receive, send)
+        except ProblemError as problem:
+            await _send(send, _as_answer(problem, scope["path"]), self._cors(scope))
         return None
 
     async def _answer(self, scope: Scope, send: Send, rule: str, answer: Awaitable[tuple[Identity, Answer]]) -> None:
@@ -134,23 +142,27 @@ class Lane:
         identity = await self._identity(headers)
         await self._snapshot()
         known, accepts = headers.get(b"if-none-match"), headers.get(b"accept-encoding")
-        if since is None and identity.is_staff and self._context.hot.has_list_at_hand():
-            return identity, self._context.hot.bulk(identity, None, known, accepts)
+        if since is None and (made := self._context.hot.bulk_at_hand(identity, known, accepts)) is not None:
+            return identity, made
         return identity, await self._in_thread(self._context.hot.bulk, identity, since, known, accepts)
 
     async def _identity(self, headers: _Headers) -> Identity:
+        identity = await self._standing.find(await self._credential(headers))
+        self._context.guard.limits.count_request(identity)
+        return identity
+
+    async def _credential(self, headers: _Headers) -> Credential:
         token, key = headers.get(b"authorization"), headers.get(b"x-api-key")
-        guard = self._context.guard
-        if guard.is_remembered(token, key, STANDING_SECONDS):
-            return guard.check(token, key, max_age=STANDING_SECONDS)
-        return await self._in_thread(lambda: guard.check(token, key, max_age=STANDING_SECONDS))
+        if (known := self._context.guard.recall(token, key)) is not None:
+            return known
+        return await self._in_thread(self._context.guard.remember, token, key)
 
     async def _snapshot(self) -> Snapshot:
         """A snapshot young enough; looks again beside the requests before it is too old, once at a time."""
         store = self._context.store
         known = store.at_hand()
         if store.at_hand(LOOK_AGAIN_SECONDS) is None and self._looking is None:
-            looking = asyncio.get_running_loop().run_in_executor(self._threads, store.current, LOOK_AGAIN_SECONDS)
+            looking = asyncio.get_running_loop().run_in_executor(self._look_threads, store.current, LOOK_AGAIN_SECONDS)
             self._looking = looking
             looking.add_done_callback(self._looked)
         if known is not None:
@@ -166,7 +178,6 @@ class Lane:
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, began = _headers(scope), time.perf_counter()
-        token, key = headers.get(b"authorization"), headers.get(b"x-api-key")
         gone = asyncio.ensure_future(_gone(receive))
         self._streams += 1
         started, who, status = False, "-", 200
@@ -177,7 +188,6 @@ class Lane:
             who = identity.label
             stream = self._context.hot.open_stream(identity, headers.get(b"last-event-id"))
             events = await self._in_thread(stream.next_events)
-            again = partial(self._context.guard.check_again, token, key, max_age=STANDING_SECONDS)
             start = {"Content-Type": EVENTS, "X-Accel-Buffering": "no", **self._cors(scope)}
             await send({"type": "http.response.start", "status": 200, "headers": _raw(start)})
             started = True
@@ -185,7 +195,7 @@ class Lane:
                 if events:
                     await send({"type": "http.response.body", "body": events, "more_body": True})
                 await asyncio.wait([gone], timeout=STREAM_LOOK_SECONDS)
-                await self._in_thread(again)
+                await self._standing.find(await self._credential(headers))
                 await self._snapshot()
                 events = await self._in_thread(stream.next_events)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -244,9 +254,12 @@ def _as_answer(problem: ProblemError, path: str) -> Answer:
     return Answer(problem.status, problem.body(path), {"Content-Type": MEDIA_TYPE, **problem.headers})
 
 
+_SECURITY = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+
+
 def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
-    told = {**SECURITY_HEADERS, **headers}
-    return [(name.lower().encode(), value.encode("latin-1")) for name, value in told.items()]
+    told = {name.lower().encode(): value.encode("latin-1") for name, value in headers.items()}
+    return [*told.items(), *(header for header in _SECURITY if header[0] not in told)]
 
 
 async def _send(send: Send, made: Answer, more: dict[str, str] | None = None) -> None:

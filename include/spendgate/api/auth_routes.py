@@ -46,15 +46,14 @@ def _revoke(asked: Mapping[str, Any]) -> Response:
     if who.session is None:
         raise ProblemError(403, "no_log_in", "A key has no log-in to end: ./spendgate keys revoke ends a key.")
     here().log_ins.end(who.id, None if asked["everywhere"] else who.session)
-    here().guard.forget()
     return Response(status=204)
 
 
-_PUBLIC_ERRORS = (400, 401, 413, 415, 429, 503)
+_PUBLIC_ERRORS = (400, 401, 408, 413, 415, 429, 503)
 for _rule, _view, _asked in (("/auth/token", _token, Credentials), ("/auth/refresh", _refresh, Refresh)):
     _made = with_errors(routes, routes.response(200, TokensOut)(_view), _PUBLIC_ERRORS)
     publish(routes, _rule, routes.arguments(_asked)(_made), Access.PUBLIC, "POST")
-_made = with_errors(routes, routes.response(204)(_revoke), (400, 401, 403, 413, 415, 429, 503))
+_made = with_errors(routes, routes.response(204)(_revoke), (400, 401, 403, 408, 413, 415, 429, 503))
 publish(routes, "/auth/revoke", routes.arguments(Revocation, required=False)(_made), Access.CALLER, "POST")
 
 

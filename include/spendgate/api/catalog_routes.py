@@ -24,7 +24,7 @@ def list_advertisers(asked: Mapping[str, Any]) -> Response:
     """The advertisers that the caller may see, by id."""
     limit = asked["limit"]
     after = read_id_cursor(asked)
-    with here().warehouse.transaction(read_only=True) as transaction:
+    with here().warehouse.reading() as transaction:
         rows = transaction.rows("api/list_advertisers", n=limit + 1, after=after, only=caller().only)
     more = make_cursor(rows[limit - 1].advertiser_id) if len(rows) > limit else None
     return answer_page(AdvertiserOut, [row._mapping for row in rows[:limit]], more, asked)
@@ -34,7 +34,7 @@ def list_advertisers(asked: Mapping[str, Any]) -> Response:
 def get_advertiser(asked: Mapping[str, Any], advertiser_id: int) -> Response:
     """One advertiser."""
     caller().require_sight(advertiser_id)
-    with here().warehouse.transaction(read_only=True) as transaction:
+    with here().warehouse.reading() as transaction:
         rows = transaction.rows("api/list_advertisers", n=1, after=0, only=advertiser_id)
     if not rows:
         raise not_found()
@@ -61,7 +61,7 @@ def _ads(asked: Mapping[str, Any], only: int, *, servable: bool) -> Response:
     if servable:
         statement = "api/list_servable_ads"
         parameters["decided_since"] = here().clock() - here().max_age
-    with here().warehouse.transaction(read_only=True) as transaction:
+    with here().warehouse.reading() as transaction:
         rows = transaction.rows(statement, **parameters)
     more = make_cursor(rows[limit - 1].ad_id) if len(rows) > limit else None
     return answer_page(AdOut, [row._mapping for row in rows[:limit]], more, asked)
@@ -74,7 +74,7 @@ def list_hours(asked: Mapping[str, Any]) -> Response:
     start, stop = read_span(asked, here().clock())
     if (parts := read_cursor(asked, str)) is not None:
         start = max(start, read_time_cursor(parts[0]))
-    with here().warehouse.transaction(read_only=True) as transaction:
+    with here().warehouse.reading() as transaction:
         rows = transaction.rows("api/list_hours", n=limit + 1, start=start, stop=stop)
     more = make_cursor(format_instant(as_utc(rows[limit - 1].time_key) + HOUR)) if len(rows) > limit else None
     return answer_page(HourOut, [row._mapping for row in rows[:limit]], more, asked)

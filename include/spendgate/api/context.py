@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from flask import Flask, current_app, g
-from sqlalchemy import event
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from spendgate.api.flags import FlagStore
-from spendgate.api.guard import Guard, Limits
+from spendgate.api.guard import Guard
 from spendgate.api.hot import HotReads
 from spendgate.api.identity import Identity
 from spendgate.api.log_ins import LogIns
+from spendgate.api.rates import Limits
 from spendgate.api.tokens import Tokens
 from spendgate.clock import Clock, utc_now
 from spendgate.local import services
 from spendgate.settings import Settings
+from spendgate.warehouse.address import SETTING as WAREHOUSE_SETTING
 from spendgate.warehouse.engine import Warehouse
 
 _NAME = "spendgate"
 # A read that takes longer isn't waited for: its caller asks again.
 STATEMENT_SECONDS = 10
 SETTING = "SPENDGATE_API_WAREHOUSE_URL"
+# A connection that answered so recently is taken for alive; if it isn't, one request is told to come again.
+SURELY_ALIVE_SECONDS = 1.0
+_USED = "spendgate last used"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +70,33 @@ def make_context(app: Flask, settings: Settings, warehouse: Warehouse | None = N
 def open_warehouse(settings: Settings) -> Warehouse:
     """The warehouse by the API's own login, or by the settings' where it has none."""
     if settings.api_warehouse_url is not None:
-        url = settings.api_warehouse_url.get_secret_value()
-        made = Warehouse(url, connections=settings.warehouse_connections, setting=SETTING)
+        url, setting = make_url(settings.api_warehouse_url.get_secret_value()), SETTING
     else:
-        made = Warehouse(services.warehouse_url(settings), connections=settings.warehouse_connections)
+        url, setting = services.warehouse_url(settings), WAREHOUSE_SETTING
+    connections = settings.warehouse_connections
+    made = Warehouse(url, connections=connections, setting=setting, make_engine=_make_engine)
     event.listen(made.engine, "connect", _limit_postgresql if made.dialect == "postgresql" else _limit_mssql)
     return made
+
+
+def _make_engine(url: URL, **options: Any) -> Engine:
+    """An engine that asks a connection whether it lives only if it was idle: half of a read's round trips."""
+    engine = create_engine(url, **(options | {"pool_pre_ping": False}))
+
+    def check(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+        if time.monotonic() - record.info.get(_USED, time.monotonic()) < SURELY_ALIVE_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError from error  # the pool takes another one
+
+    def note(_connection: object, record: ConnectionPoolEntry) -> None:
+        record.info[_USED] = time.monotonic()
+
+    event.listen(engine, "checkout", check)
+    event.listen(engine, "checkin", note)
+    return engine
 
 
 def _limit_postgresql(connection: object, _record: object) -> None:

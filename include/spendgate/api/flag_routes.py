@@ -84,7 +84,7 @@ def _events(stream: FlagStream) -> Iterator[bytes]:
         while True:
             yield stream.next_events() or b""
             time.sleep(STREAM_LOOK_SECONDS)
-            guard.check_again(told.get("Authorization"), told.get("X-API-Key"), max_age=STREAM_LOOK_SECONDS)
+            guard.check_again(told.get("Authorization"), told.get("X-API-Key"))
     except (ProblemError, SpendGateError) as error:
         log.info("A stream ends: %s", error)
     finally:

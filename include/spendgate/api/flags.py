@@ -12,8 +12,9 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -27,6 +28,8 @@ LOOK_AGAIN_SECONDS = 0.3
 OLDEST_SECONDS = 0.9
 # Of a 20 MB list: 5 makes it 2% smaller than 1, and takes three times as long.
 GZIP_LEVEL = 1
+# How many flags become bytes at a time: so little is there twice.
+RENDERED_AT_A_TIME = 2_000
 UNKNOWN, STALE = "unknown", "stale"
 
 
@@ -69,19 +72,31 @@ def as_stale(flag: Flag) -> Flag:
 
 
 def read_flag(row: Row[Any]) -> Flag:
-    """A row of sql/api/list_flags or find_flag."""
+    """A row of sql/api/list_flags."""
+    advertiser_id, can_serve, reason, budget, spent_today, remaining, day, as_of, version, _ = tuple(row)
     return Flag(
-        row.advertiser_id,
-        bool(row.can_serve),
-        row.reason,
-        money(row.budget),
-        money(row.spent_today),
-        money(row.remaining),
-        row.day.isoformat(),
-        format_instant(as_utc(row.as_of)),
-        row.version,
+        advertiser_id,
+        can_serve != 0,
+        reason,
+        money(budget),
+        money(spent_today),
+        money(remaining),
+        _day(day),
+        _instant(as_of),
+        version,
         False,
     )
+
+
+# A build decides all flags at one instant.
+@lru_cache(maxsize=64)
+def _instant(stored: datetime) -> str:
+    return format_instant(as_utc(stored))
+
+
+@lru_cache(maxsize=64)
+def _day(day: date) -> str:
+    return day.isoformat()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +111,11 @@ class Rendered:
 
 @dataclass(slots=True)
 class Snapshot:
-    """All flags as one statement saw them."""
+    """All flags as one statement saw them: its rows by advertiser, in the order of their ids."""
 
     state: tuple[Any, ...]
     version: int
-    decided: Mapping[int, tuple[datetime, Flag]]
+    rows: Mapping[int, Row[Any]]
     max_age: timedelta
     oldest: datetime | None
     _rendered: Rendered | None = None
@@ -108,10 +123,11 @@ class Snapshot:
 
     def flag(self, advertiser_id: int, now: datetime) -> Flag:
         """The flag to go by."""
-        known = self.decided.get(advertiser_id)
-        if known is None:
+        row = self.rows.get(advertiser_id)
+        if row is None:
             return unknown_flag(advertiser_id)
-        return as_stale(known[1]) if now - known[0] > self.max_age else known[1]
+        flag = read_flag(row)
+        return as_stale(flag) if now - as_utc(row.as_of) > self.max_age else flag
 
     def has_stale(self, now: datetime) -> bool:
         """Whether any flag is too old to go by."""
@@ -119,33 +135,39 @@ class Snapshot:
 
     def of(self, advertisers: Iterable[int], now: datetime, *, complete: bool) -> FlagList:
         """The flags of these advertisers that have one, in the order of their ids."""
-        known = (advertiser for advertiser in sorted(advertisers) if advertiser in self.decided)
+        known = (advertiser for advertiser in sorted(advertisers) if advertiser in self.rows)
         return FlagList(self.version, complete, [self.flag(advertiser, now) for advertiser in known])
 
-    def is_rendered(self, now: datetime) -> bool:
-        """Whether `rendered` has nothing to do."""
+    def rendered_at_hand(self, now: datetime) -> Rendered | None:
+        """The whole list if it was made into bytes already, and is still right."""
         made = self._rendered
-        return made is not None and (made.until is None or now <= made.until)
+        return made if made is not None and (made.until is None or now <= made.until) else None
 
     def rendered(self, now: datetime) -> Rendered:
         """The whole list as bytes, made once."""
         with self._lock:
-            made = self._rendered
-            if made is None or (made.until is not None and now > made.until):
+            made = self.rendered_at_hand(now)
+            if made is None:
                 made = self._rendered = self._render(now)
             return made
 
     def _render(self, now: datetime) -> Rendered:
-        flags: list[Flag] = []
+        parts: list[bytes] = []
         stale, until = 0, None
-        for at, flag in self.decided.values():
-            if now - at > self.max_age:
-                stale += 1
-                flags.append(as_stale(flag))
-            else:
-                until = at + self.max_age if until is None else min(until, at + self.max_age)
+        rows = list(self.rows.values())
+        for start in range(0, len(rows), RENDERED_AT_A_TIME):
+            flags: list[Flag] = []
+            for row in rows[start : start + RENDERED_AT_A_TIME]:
+                flag, ends = read_flag(row), as_utc(row.as_of) + self.max_age
+                if now > ends:
+                    stale += 1
+                    flag = as_stale(flag)
+                elif until is None or ends < until:
+                    until = ends
                 flags.append(flag)
-        body = msgspec.json.encode(FlagList(self.version, True, flags))
+            parts.append(msgspec.json.encode(flags)[1:-1])
+        told = msgspec.json.encode(FlagList(self.version, True, []))
+        body = told[:-2] + b",".join(parts) + told[-2:]
         etag = '"' + "-".join(str(part) for part in (*self.state, self.version, stale)) + '"'
         return Rendered(etag, body, gzip.compress(body, GZIP_LEVEL, mtime=0), until)
 
@@ -180,7 +202,7 @@ class FlagStore:
 
     def _look(self) -> Snapshot:
         began = time.monotonic()
-        with self.warehouse.transaction(read_only=True) as transaction:
+        with self.warehouse.reading() as transaction:
             state = self._state(transaction.rows("api/find_flag_state")[0])
         known = self._snapshot
         if known is None or known.state != state:
@@ -191,12 +213,11 @@ class FlagStore:
     def _load(self, state: tuple[Any, ...]) -> Snapshot:
         # One statement: the flags and the last change that they include are of one instant. When a build commits
         # between the two looks, the state is the older one, and the next look loads again.
-        with self.warehouse.transaction(read_only=True) as transaction:
+        with self.warehouse.reading() as transaction:
             rows = transaction.rows("api/list_flags")
         version = int(rows[0].last_change) if rows else 0
-        decided = {row.advertiser_id: (as_utc(row.as_of), read_flag(row)) for row in rows}
-        oldest = min((at for at, _ in decided.values()), default=None)
-        return Snapshot(state, version, decided, self.max_age, oldest)
+        oldest = as_utc(min(row.as_of for row in rows)) if rows else None
+        return Snapshot(state, version, {row.advertiser_id: row for row in rows}, self.max_age, oldest)
 
     @staticmethod
     def _state(row: Row[Any]) -> tuple[Any, ...]:
@@ -212,7 +233,7 @@ class FlagStore:
         snapshot = self.current()
         if change >= snapshot.version:
             return snapshot, set() if change == snapshot.version else None
-        with self.warehouse.transaction(read_only=True) as transaction:
+        with self.warehouse.reading() as transaction:
             oldest = transaction.rows("api/find_oldest_change")[0].oldest_change
             if oldest is None or oldest > change + 1:
                 return snapshot, None
@@ -220,7 +241,7 @@ class FlagStore:
 
     def changed_from(self, instant: datetime) -> tuple[Snapshot, set[int]]:
         """The snapshot, and who changed at this instant or later."""
-        with self.warehouse.transaction(read_only=True) as transaction:
+        with self.warehouse.reading() as transaction:
             found = advertisers(transaction.rows("api/list_changed_flags_from", since=instant))
         return self.current(), found
 

@@ -1,8 +1,8 @@
-"""The one door: who calls, by token or key, and how often. Flask and the fast lane both ask here, and nowhere else.
+"""The one door: who calls, by token or key. Flask and the fast lane both ask here, and nowhere else.
 
-Flask's routes verify a token's signature or a key's hash for every request, and look in the warehouse whether its user,
-log-in or key still stands. The fast lane takes over what was found for the very same token or key at most `max_age`
-seconds ago, and looks at the token's end each time.
+A credential is read first: a token's signature and claims, a key's shape. Then the warehouse is asked whether its user
+and log-in, or its key, still stand: for every request, so that whoever is disabled or revoked is refused by the next
+one, in any process. The fast lane remembers what it has read, and asks for all requests that wait at a time.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ import hmac
 import logging
 import threading
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any
 
-from limits import RateLimitItem, parse
-from limits.storage import MemoryStorage
-from limits.strategies import FixedWindowRateLimiter
-from sqlalchemy import insert, literal, select, update
+from sqlalchemy import Row, insert, literal, select, update
 
 from spendgate.api.accounts import hash_key, prefix_of
 from spendgate.api.identity import Identity, Scope
 from spendgate.api.problems import ProblemError
+from spendgate.api.rates import Limits
 from spendgate.api.tokens import ACCESS, Tokens, unauthorized
 from spendgate.clock import Clock
 from spendgate.errors import SpendGateError
-from spendgate.warehouse.engine import Warehouse
+from spendgate.warehouse.engine import Transaction, Warehouse, in_slices
 from spendgate.warehouse.tables import ApiKey, ApiKeyUse, ApiSession, AppUser, Instant
 
 log = logging.getLogger(__name__)
@@ -37,27 +38,24 @@ MOST_REMEMBERED = 10_000
 LONGEST_CREDENTIAL = 4_096
 
 
-class Limits:
-    """Requests a period, counted in this process."""
+class Kind(Enum):
+    """What a credential is."""
 
-    def __init__(self, requests: str, log_ins: str) -> None:
-        self._limiter = FixedWindowRateLimiter(MemoryStorage())
-        self._requests, self._log_ins = parse(requests), parse(log_ins)
+    SESSION = "the token of a log-in"
+    KEY = "a key"
 
-    def count_request(self, identity: Identity) -> None:
-        """Raise a 429 problem if this identity asks too often."""
-        self._count(self._requests, identity.label)
 
-    def count_log_in(self, address: str) -> None:
-        """Raise a 429 problem if log-ins come from this address too often."""
-        self._count(self._log_ins, address)
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A token or key as it was read; whether it still stands only the warehouse knows."""
 
-    def _count(self, limit: RateLimitItem, who: str) -> None:
-        if not self._limiter.hit(limit, who):
-            reset = self._limiter.get_window_stats(limit, who).reset_time
-            seconds = max(1, int(reset - time.time()) + 1)
-            detail = f"More than {limit.amount} requests a {limit.GRANULARITY.name}: try again in {seconds} s."
-            raise ProblemError(429, "too_many_requests", detail, {"Retry-After": str(seconds)})
+    kind: Kind
+    name: str  # the log-in's id, or the key's prefix
+    proof: str = field(repr=False)  # the user's id, or the key's hash
+    ends: float = float("inf")  # seconds since 1970
+
+
+Found = Identity | ProblemError
 
 
 @dataclass(slots=True)
@@ -68,93 +66,95 @@ class Guard:
     clock: Clock
     tokens: Tokens
     limits: Limits
-    _standing: dict[str, tuple[float, float, Identity]] = field(default_factory=dict)
+    _read: dict[str, Credential] = field(default_factory=dict)
     _noted: dict[int, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def check(self, authorization: str | None, api_key: str | None, *, max_age: float = 0.0) -> Identity:
+    def check(self, authorization: str | None, api_key: str | None) -> Identity:
         """Who calls, by the values of the headers Authorization and X-API-Key.
 
         Raises:
             ProblemError: 401, nobody whom we let in; 429, somebody who asks too often.
             SpendGateError: the warehouse can't be asked.
         """
-        identity = self._known(authorization, api_key, max_age)
+        identity = self.check_again(authorization, api_key)
         self.limits.count_request(identity)
         return identity
 
-    def check_again(self, authorization: str | None, api_key: str | None, *, max_age: float) -> None:
-        """Raise what `check` would, within a request that was counted already."""
-        self._known(authorization, api_key, max_age)
+    def check_again(self, authorization: str | None, api_key: str | None) -> Identity:
+        """As `check`, within a request that was counted already."""
+        credential = self.read(authorization, api_key)
+        found = self.look([credential])[credential]
+        if isinstance(found, ProblemError):
+            raise found
+        return found
 
-    def is_remembered(self, authorization: str | None, api_key: str | None, max_age: float) -> bool:
-        """Whether `check` would do without the warehouse; says nothing of the credential."""
-        return self._remembered(authorization or api_key or "", max_age) is not None
+    def read(self, authorization: str | None, api_key: str | None) -> Credential:
+        """The credential in the headers Authorization and X-API-Key.
 
-    def forget(self) -> None:
-        """Look every standing up anew: one was ended here."""
-        self._standing.clear()
+        Raises:
+            ProblemError: 401, there is none, or it is none of ours.
+        """
+        if authorization is not None and api_key is None:
+            _require_length(authorization)
+            kind, _, token = authorization.partition(" ")
+            if kind.lower() != "bearer" or not token:
+                raise unauthorized("no_credentials", "Send the token as Authorization: Bearer TOKEN.")
+            claims = self.tokens.verify(token, ACCESS)
+            return Credential(Kind.SESSION, str(claims["sid"]), str(claims["sub"]), float(claims["exp"]))
+        if api_key is not None and authorization is None:
+            _require_length(api_key)
+            return Credential(Kind.KEY, prefix_of(api_key), hash_key(api_key))
+        raise unauthorized("no_credentials", "Send either a token (Authorization: Bearer ...) or a key (X-API-Key).")
 
-    def _known(self, authorization: str | None, api_key: str | None, max_age: float) -> Identity:
+    def recall(self, authorization: str | None, api_key: str | None) -> Credential | None:
+        """What `remember` read of these very headers, unless it has ended since."""
         if (authorization is None) == (api_key is None):
-            raise unauthorized(
-                "no_credentials", "Send either a token (Authorization: Bearer ...) or a key (X-API-Key)."
-            )
-        credential = authorization or api_key or ""
-        if (known := self._remembered(credential, max_age)) is not None:
-            return known
-        if len(credential) > LONGEST_CREDENTIAL:
-            raise unauthorized("token_invalid", "That is longer than any token or key of ours.")
-        began = time.monotonic()
-        try:
-            identity, ends = self._found(credential, is_key=authorization is None)
-        except ProblemError:
-            self._standing.pop(credential, None)
-            raise
-        with self._lock:
-            if len(self._standing) >= MOST_REMEMBERED:
-                self._standing.clear()
-            # As of before it was looked up.
-            self._standing[credential] = (began, ends, identity)
-        return identity
-
-    def _remembered(self, credential: str, max_age: float) -> Identity | None:
-        """What was found of this very credential so recently, unless it has ended since."""
-        known = self._standing.get(credential)
-        if max_age <= 0 or known is None or time.monotonic() - known[0] > max_age or time.time() >= known[1]:
             return None
-        return known[2]
+        known = self._read.get(authorization or api_key or "")
+        return known if known is not None and time.time() < known.ends else None
 
-    def _found(self, credential: str, *, is_key: bool) -> tuple[Identity, float]:
-        """Who it is, and when the token ends (seconds since 1970)."""
-        if is_key:
-            return self._of_key(credential), float("inf")
-        kind, _, token = credential.partition(" ")
-        if kind.lower() != "bearer" or not token:
-            raise unauthorized("no_credentials", "Send the token as Authorization: Bearer TOKEN.")
-        claims = self.tokens.verify(token, ACCESS)
-        return self._of_session(str(claims["sid"]), str(claims["sub"])), float(claims["exp"])
+    def remember(self, authorization: str | None, api_key: str | None) -> Credential:
+        """As `read`, for `recall` to find."""
+        credential = self.read(authorization, api_key)
+        with self._lock:
+            if len(self._read) >= MOST_REMEMBERED:
+                self._read.clear()
+            self._read[authorization or api_key or ""] = credential
+        return credential
 
-    def _of_session(self, session: str, user_id: str) -> Identity:
-        columns = (AppUser.c.id, AppUser.c.username, AppUser.c.is_staff, AppUser.c.advertiser_id)
-        standing = (AppUser.c.is_active, ApiSession.c.revoked_at, ApiSession.c.expires_at)
-        joined = ApiSession.join(AppUser, AppUser.c.id == ApiSession.c.user_id)
-        asked = select(*columns, *standing).select_from(joined).where(ApiSession.c.session_id == session)
-        with self.warehouse.transaction(read_only=True) as transaction:
-            row = transaction.run(asked).first()
+    def look(self, credentials: Collection[Credential]) -> Mapping[Credential, Found]:
+        """Who these are, as the warehouse says now; a problem (401) for each that doesn't stand.
+
+        Raises:
+            SpendGateError: the warehouse can't be asked.
+        """
+        sessions = {one.name for one in credentials if one.kind is Kind.SESSION}
+        keys = {one.name for one in credentials if one.kind is Kind.KEY}
+        with self.warehouse.reading() as transaction:
+            session_rows = _find_sessions(transaction, sessions)
+            key_rows = _find_keys(transaction, keys)
+        found: dict[Credential, Found] = {}
+        for one in credentials:
+            if one.kind is Kind.SESSION:
+                found[one] = self._of_session(one, session_rows.get(one.name))
+            else:
+                found[one] = self._of_key(one, key_rows.get(one.name))
+        return found
+
+    def _of_session(self, credential: Credential, row: Row[Any] | None) -> Found:
         ended = row is None or row.revoked_at is not None or row.expires_at <= self.clock()
-        if ended or str(row.id) != user_id or not row.is_active:
-            raise unauthorized("token_revoked", "This log-in was ended: log in again.")
+        if row is None or ended or str(row.id) != credential.proof or not row.is_active:
+            return unauthorized("token_revoked", "This log-in was ended: log in again.")
+        session = credential.name
         return Identity("user", row.id, row.username, bool(row.is_staff), row.advertiser_id, session=session)
 
-    def _of_key(self, key: str) -> Identity:
-        with self.warehouse.transaction(read_only=True) as transaction:
-            row = transaction.run(select(ApiKey).where(ApiKey.c.prefix == prefix_of(key))).first()
-        given, stored = hash_key(key), "-" * 64 if row is None else row.key_hash
-        if not hmac.compare_digest(given, stored) or row is None:
-            raise unauthorized("key_invalid", "This is no key of ours: see who gave it to you.")
+    def _of_key(self, credential: Credential, row: Row[Any] | None) -> Found:
+        stored = "-" * 64 if row is None else row.key_hash
+        if not hmac.compare_digest(credential.proof, stored) or row is None:
+            return unauthorized("key_invalid", "This is no key of ours: see who gave it to you.")
         if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= self.clock()):
-            raise unauthorized("key_revoked", "This key is good no more: ask for another one.")
+            return unauthorized("key_revoked", "This key is good no more: ask for another one.")
         self._note_use(row.id)
         scopes = frozenset(Scope(name) for name in row.scopes.split())
         return Identity("key", row.id, row.name, bool(row.is_staff), row.advertiser_id, scopes)
@@ -178,3 +178,28 @@ class Guard:
                 values = select(ApiKey.c.id, literal(now, Instant())).where(ApiKey.c.id == key_id)
                 unused = ~select(ApiKeyUse.c.key_id).where(mine).exists()
                 transaction.run(insert(ApiKeyUse).from_select(["key_id", "last_used_at"], values.where(unused)))
+
+
+def _require_length(credential: str) -> None:
+    if len(credential) > LONGEST_CREDENTIAL:
+        raise unauthorized("token_invalid", "That is longer than any token or key of ours.")
+
+
+def _find_sessions(transaction: Transaction, names: Collection[str]) -> dict[str, Row[Any]]:
+    users = (AppUser.c.id, AppUser.c.username, AppUser.c.is_staff, AppUser.c.advertiser_id, AppUser.c.is_active)
+    asked = select(*users, ApiSession.c.session_id, ApiSession.c.revoked_at, ApiSession.c.expires_at).select_from(
+        ApiSession.join(AppUser, AppUser.c.id == ApiSession.c.user_id)
+    )
+    found: dict[str, Row[Any]] = {}
+    for some in in_slices(sorted(names)):
+        rows = transaction.run(asked.where(ApiSession.c.session_id.in_(some))).all()
+        found.update((row.session_id, row) for row in rows)
+    return found
+
+
+def _find_keys(transaction: Transaction, prefixes: Collection[str]) -> dict[str, Row[Any]]:
+    found: dict[str, Row[Any]] = {}
+    for some in in_slices(sorted(prefixes)):
+        rows = transaction.run(select(ApiKey).where(ApiKey.c.prefix.in_(some))).all()
+        found.update((row.prefix, row) for row in rows)
+    return found

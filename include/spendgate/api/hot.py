@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from datetime import datetime
 
 import msgspec
 
-from spendgate.api.flags import FlagList, FlagStore, Snapshot
+from spendgate.api.flags import GZIP_LEVEL, FlagList, FlagStore, Rendered, Snapshot
 from spendgate.api.identity import Identity, Scope
 from spendgate.api.problems import ProblemError
 from spendgate.clock import Clock, parse_instant
@@ -19,6 +20,8 @@ JSON, EVENTS = "application/json", "text/event-stream"
 # A stream looks for changes so often, and says that it lives when there were none for so long.
 STREAM_LOOK_SECONDS = 0.5
 HEARTBEAT_SECONDS = 15.0
+# Less isn't worth the time.
+LEAST_ZIPPED = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,14 @@ class HotReads:
         identity.require_sight(advertiser_id)
         return Answer(200, msgspec.json.encode(snapshot.flag(advertiser_id, self.clock())))
 
-    def has_list_at_hand(self) -> bool:
-        """Whether the whole list was made into bytes already, and needs no thread to wait for."""
+    def bulk_at_hand(self, identity: Identity, if_none_match: str | None, accepts: str | None) -> Answer | None:
+        """The whole list if it was looked at and made into bytes already; None: `bulk` may have to wait for it."""
         snapshot = self.store.at_hand()
-        return snapshot is not None and snapshot.is_rendered(self.clock())
+        made = None if snapshot is None or not identity.is_staff else snapshot.rendered_at_hand(self.clock())
+        if made is None:
+            return None
+        identity.require(Scope.FLAGS)
+        return _whole(made, if_none_match, accepts)
 
     def bulk(
         self, identity: Identity, changed_since: str | None, if_none_match: str | None, accepts: str | None
@@ -54,21 +61,14 @@ class HotReads:
         """All flags that the caller may see, or those that changed since; 304 when it has them already."""
         identity.require(Scope.FLAGS)
         if changed_since is not None:
-            return Answer(200, msgspec.json.encode(self._changed(identity, changed_since)))
+            return _part(self._changed(identity, changed_since), accepts)
         snapshot = self.store.current()
         if not identity.is_staff:
-            return Answer(200, msgspec.json.encode(self._all(snapshot, identity)))
-        rendered = snapshot.rendered(self.clock())
-        headers = {"ETag": rendered.etag, "Vary": "Accept-Encoding"}
-        if if_none_match is not None and has_etag(if_none_match, rendered.etag):
-            return Answer(304, b"", headers)
-        headers["Content-Type"] = JSON
-        if accepts is not None and accepts_gzip(accepts):
-            return Answer(200, rendered.zipped, {**headers, "Content-Encoding": "gzip"})
-        return Answer(200, rendered.body, headers)
+            return _part(self._all(snapshot, identity), accepts)
+        return _whole(snapshot.rendered(self.clock()), if_none_match, accepts)
 
     def _all(self, snapshot: Snapshot, identity: Identity) -> FlagList:
-        seen = snapshot.decided if identity.is_staff else [identity.only]
+        seen = snapshot.rows if identity.is_staff else [identity.only]
         return snapshot.of(seen, self.clock(), complete=True)
 
     def _changed(self, identity: Identity, since: str) -> FlagList:
@@ -132,6 +132,24 @@ class FlagStream:
         return b": nothing changed\n\n"
 
 
+def _whole(made: Rendered, if_none_match: str | None, accepts: str | None) -> Answer:
+    headers = {"ETag": made.etag, "Vary": "Accept-Encoding"}
+    if if_none_match is not None and has_etag(if_none_match, made.etag):
+        return Answer(304, b"", headers)
+    headers["Content-Type"] = JSON
+    if accepts is not None and accepts_gzip(accepts):
+        return Answer(200, made.zipped, {**headers, "Content-Encoding": "gzip"})
+    return Answer(200, made.body, headers)
+
+
+def _part(flags: FlagList, accepts: str | None) -> Answer:
+    body = msgspec.json.encode(flags)
+    headers = {"Content-Type": JSON, "Vary": "Accept-Encoding"}
+    if len(body) < LEAST_ZIPPED or accepts is None or not accepts_gzip(accepts):
+        return Answer(200, body, headers)
+    return Answer(200, gzip.compress(body, GZIP_LEVEL, mtime=0), {**headers, "Content-Encoding": "gzip"})
+
+
 def parse_since(text: str) -> int | datetime:
     """`changed_since` as a change or an instant.
 
@@ -150,6 +168,8 @@ def parse_since(text: str) -> int | datetime:
 
 def has_etag(header: str, etag: str) -> bool:
     """Whether If-None-Match names this ETag."""
+    if header == etag:
+        return True
     told = [part.strip().removeprefix("W/") for part in header.split(",")]
     return etag in told or "*" in told
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import uvicorn
 
+from spendgate.api.access_log import write_as_it_is
 from spendgate.api.app import create_app
 from spendgate.api.asgi import BudgetApi, Mounted
 from spendgate.api.mount import MOUNTED_AT
@@ -44,6 +45,7 @@ def serve(settings: Settings, report: Callable[[str], None]) -> None:
         ConfigurationError, ServiceError: as `create_app` says.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    write_as_it_is()
     app = create_app(settings)
     port = pick_port("SPENDGATE_API_PORT", settings.api_port)
     report(f"The API: http://{settings.api_host}:{port}{MOUNTED_AT}/v1/docs  stop it with Ctrl-C")

@@ -26,7 +26,7 @@ def get_budget(asked: Mapping[str, Any], advertiser_id: int) -> Response:
     """The daily budget that holds now, or at an instant."""
     caller().require_sight(advertiser_id)
     at = in_range("at", asked.get("at", here().clock()))
-    with here().warehouse.transaction(read_only=True) as transaction:
+    with here().warehouse.reading() as transaction:
         rows = transaction.rows("api/find_budget", advertiser_id=advertiser_id, at=at)
     told: dict[str, Any] = {"advertiser_id": advertiser_id, "at": at}
     told |= dict.fromkeys(("budget", "since", "source", "event_id"))
@@ -51,7 +51,7 @@ def list_budget_events(asked: Mapping[str, Any], advertiser_id: int) -> Response
         # The engines sort UUIDs differently, each the same way in the order and in the comparison.
         which.append(or_(table.event_time > at, and_(table.event_time == at, table.event_id > last)))
     query = select(*columns).where(*which).order_by(table.event_time, table.event_id).limit(limit + 1)
-    with here().warehouse.transaction(read_only=True) as transaction:
+    with here().warehouse.reading() as transaction:
         rows = transaction.run(query).all()
     more = None
     if len(rows) > limit:
@@ -68,7 +68,7 @@ def list_spend(asked: Mapping[str, Any], advertiser_id: int) -> Response:
     if (parts := read_cursor(asked, str)) is not None:
         start = max(start, read_time_cursor(parts[0]))
     bounds = {"start": grains.ceiling(grain, start), "stop": grains.ceiling(grain, stop)}
-    with here().warehouse.transaction(read_only=True) as transaction:
+    with here().warehouse.reading() as transaction:
         rows = transaction.rows(f"api/list_spend_by_{grain}", n=limit + 1, advertiser_id=advertiser_id, **bounds)
     windows = [grains.as_window(grain, row) for row in rows]
     more = make_cursor(format_instant(windows[limit - 1]["window_end"])) if len(windows) > limit else None

@@ -42,6 +42,7 @@ def run_benchmark(
     stream: str = "kafka",
     warehouse: str | None = None,
     flags: int = 100_000,
+    soak: float = 0.0,
 ) -> None:
     """Run one benchmark in a temporary home and print its table, with `as_json` one JSON object at the end.
 
@@ -57,7 +58,11 @@ def run_benchmark(
     if warehouse is not None and name != "ingest":
         raise ConfigurationError(f"--warehouse is for bench ingest alone; leave it out for {name}.")
     with _warehouse(warehouse) as url, _services(url) as settings:
-        if name == "api":
+        if name == "api" and soak:
+            from spendgate.bench.api_soak import measure_soak
+
+            figures, rows = measure_soak(settings, flags, soak)
+        elif name == "api":
             from spendgate.bench.api import measure_api
 
             figures, rows = measure_api(settings, flags)

@@ -1,12 +1,8 @@
-"""What bench api compares with: Django REST Framework and simplejwt, one view that reads one flag.
-
-python -m spendgate.bench.drf_peer     prints a token of its own
-"""
+"""What bench api compares with: Django REST Framework and simplejwt, one view that reads one flag."""
 
 from __future__ import annotations
 
 import os
-import sys
 from datetime import timedelta
 from typing import Any
 
@@ -71,15 +67,3 @@ def _view() -> Any:
 urlpatterns = [path("flags/<int:advertiser_id>", _view())]
 wsgi = get_wsgi_application()
 asgi = WSGIMiddleware(wsgi, workers=10)
-
-
-def _token() -> str:
-    from rest_framework_simplejwt.tokens import AccessToken
-
-    token = AccessToken()
-    token["sub"] = "1"
-    return str(token)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(_token())

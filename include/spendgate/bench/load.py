@@ -7,25 +7,35 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of it; times in seconds."""
+    """What came of it; times in seconds, the shortest first."""
 
-    answers: int
+    times: Sequence[float]
     seconds: float
-    p50: float
-    p99: float
     statuses: frozenset[int]
     body_bytes: int
 
     @property
     def rate(self) -> float:
         """Answers a second."""
-        return self.answers / self.seconds
+        return len(self.times) / self.seconds
+
+    def percentile(self, share: float) -> float:
+        """The time in which this share of all was answered."""
+        return self.times[int(len(self.times) * share)]
+
+
+def together(loads: Sequence[Load]) -> Load:
+    """Loads one after another as one."""
+    times = sorted(time for load in loads for time in load.times)
+    statuses = frozenset(status for load in loads for status in load.statuses)
+    return Load(times, sum(load.seconds for load in loads), statuses, max(load.body_bytes for load in loads))
 
 
 def measure(url: str, headers: dict[str, str], *, connections: int, seconds: float) -> Load:
@@ -47,7 +57,7 @@ async def _measure(port: int, request: bytes, connections: int, seconds: float) 
     times = sorted(duration for times, _, _ in done for duration in times)
     statuses = frozenset(status for _, found, _ in done for status in found)
     size = max(size for _, _, size in done)
-    return Load(len(times), took, times[len(times) // 2], times[len(times) * 99 // 100], statuses, size)
+    return Load(times, took, statuses, size)
 
 
 async def _ask(port: int, request: bytes, until: float) -> tuple[list[float], set[int], int]:

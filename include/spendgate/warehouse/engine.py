@@ -282,6 +282,27 @@ class Warehouse:
             except errors as error:
                 raise translate_failure(error, self.engine.url, setting=self.setting) from error
 
+    @contextmanager
+    def reading(self) -> Iterator[Transaction]:
+        """For reads that need no instant in common: on PostgreSQL each statement is its own transaction.
+
+        There that saves three of five round trips. SQL Server opens a transaction by itself, and this ends it.
+
+        Raises:
+            TransientError, PermanentError: as `transaction`.
+        """
+        if self.dialect != "postgresql":
+            with self.transaction(read_only=True) as transaction:
+                yield transaction
+            return
+        with self.connect() as connection:
+            try:
+                yield Transaction(
+                    connection.execution_options(isolation_level="AUTOCOMMIT"), self.dialect, self.lock_timeout
+                )
+            except (DBAPIError, self.engine.dialect.loaded_dbapi.Error) as error:
+                raise translate_failure(error, self.engine.url, setting=self.setting) from error
+
     def bulk_load(self, table: Table, rows: pa.Table) -> int:
         """Append `rows` to `table` by the engine's fastest door, on a connection and transaction of its own.
 
