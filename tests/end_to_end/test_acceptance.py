@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import delete, select
 from tests import model
 from tests.brokers import WheelBroker
 from tests.command_line import CommandLine, Done
@@ -30,6 +31,7 @@ from spendgate.streams.endpoints import Endpoints
 from spendgate.streams.kafka_producer import KafkaTopics
 from spendgate.streams.publish_file import publish_file
 from spendgate.warehouse.engine import Warehouse
+from spendgate.warehouse.tables import ClickEvent
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -203,6 +205,29 @@ def test_three_files_one_run_after_another_and_then_two_runs_at_once_give_exactl
     assert tables.windows() == truth.summaries()
     assert tables.flags() == truth.flags
     assert tables.rejections() == truth.rejection_counts()
+
+    said = succeeded(command_line("reconcile"))
+    assert "What came in is what is in the tables. 0 repaired, 0 accepted before." in said
+    lose_a_click(command_line)
+    refused = command_line("reconcile")
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 2)
+    assert "found 1 difference" in refused.stderr
+    assert tables.windows() == truth.summaries(), "looking changes nothing"
+    nobody = command_line("reconcile", "--repair")
+    assert (nobody.returncode, "--by" in nobody.stderr) == (1, True)
+    assert "1 repaired" in succeeded(command_line("reconcile", "--repair", "--by", "maria"))
+    assert tables.windows() == truth.summaries()
+    assert "removed" in succeeded(command_line("purge"))
+    assert tables.windows() == truth.summaries()
+
+
+def lose_a_click(command_line: CommandLine) -> None:
+    """Remove a click from the table, as no step of ours does."""
+    warehouse = Warehouse(services.warehouse_url(command_line.settings()))
+    with warehouse.transaction() as transaction:
+        lost = select(ClickEvent.c.click_id).order_by(ClickEvent.c.click_id).limit(1).scalar_subquery()
+        assert transaction.run(delete(ClickEvent).where(ClickEvent.c.click_id == lost)).rowcount == 1
+    warehouse.close()
 
 
 # --- In process, on topics and databases of their own ----------------------------------------------------------
