@@ -32,6 +32,13 @@ SETTING = "SPENDGATE_API_WAREHOUSE_URL"
 # A connection that answered so recently is taken for alive; if it isn't, one request is told to come again.
 SURELY_ALIVE_SECONDS = 1.0
 _USED = "spendgate last used"
+# A server whose host is gone says nothing, and its limit on statements doesn't count: the connection breaks after 15 s.
+_NOTICE_SILENCE = {
+    "tcp_user_timeout": 15_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 5,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,10 @@ def open_warehouse(settings: Settings) -> Warehouse:
 
 def _make_engine(url: URL, **options: Any) -> Engine:
     """An engine that asks a connection whether it lives only if it was idle: half of a read's round trips."""
-    engine = create_engine(url, **(options | {"pool_pre_ping": False}))
+    options["pool_pre_ping"] = False
+    if url.get_backend_name() == "postgresql":
+        options["connect_args"] = {**options["connect_args"], **_NOTICE_SILENCE}
+    engine = create_engine(url, **options)
 
     def check(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
         if time.monotonic() - record.info.get(_USED, time.monotonic()) < SURELY_ALIVE_SECONDS:
