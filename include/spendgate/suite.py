@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypedDict
 
@@ -24,10 +24,9 @@ _CHECKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("lint", ("ruff", "check", ".")),
     ("format", ("ruff", "format", "--check", ".")),
     ("import rules", ("importlinter.cli", "lint-imports")),
-    ("advisories", ("spendgate.audit",)),
 )
-# Twenty seconds on one core without a cache: done while the tests' first servers start.
-_TYPES = ("mypy",)
+# Twenty seconds of one core, and a database that may not answer: done while the tests' first servers start.
+_BESIDE: tuple[tuple[str, tuple[str, ...]], ...] = (("types", ("mypy",)), ("advisories", ("spendgate.audit",)))
 
 
 class _Call(TypedDict):
@@ -42,15 +41,11 @@ def run_suite(arguments: Sequence[str]) -> int:
         return _run(("pytest", *arguments))
     failed = [name for name, command in _CHECKS if _timed(name, command)]
     _run(("coverage", "erase"))
-    with tempfile.TemporaryFile() as said:
-        types = subprocess.Popen(**_call(_TYPES), stdout=said, stderr=subprocess.STDOUT)
+    with ExitStack() as stack:
+        beside = [(name, _start(command, stack)) for name, command in _BESIDE]
         if _timed("tests", ("coverage", "run", "-m", "pytest", *_SIDE_BY_SIDE)):
             failed.append("tests")
-        status = types.wait()
-        said.seek(0)
-        tell(f"{said.read().decode()}== types: {'ok' if status == 0 else f'FAILED ({status})'}")
-        if status:
-            failed.append("types")
+        failed += [name for name, process in beside if _ended(name, process)]
     _run(("coverage", "combine", "-q"))
     if _timed("coverage", ("coverage", "report", f"--fail-under={LEAST_COVERAGE}")):
         failed.append("coverage")
@@ -64,6 +59,22 @@ def _timed(name: str, command: tuple[str, ...]) -> bool:
     began = time.monotonic()
     status = _run(command)
     tell(f"== {name}: {'ok' if status == 0 else f'FAILED ({status})'} in {time.monotonic() - began:.0f} s")
+    return status != 0
+
+
+def _start(command: tuple[str, ...], stack: ExitStack) -> subprocess.Popen[str]:
+    """Start one part, which keeps what it says until it is asked; killed if it still runs when the stack is left."""
+    call = _call(command)
+    process = stack.enter_context(subprocess.Popen(**call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    stack.callback(process.kill)
+    return process
+
+
+def _ended(name: str, process: subprocess.Popen[str]) -> bool:
+    """Wait for one part and show what it said; True when it failed."""
+    said, _ = process.communicate()
+    status = process.returncode
+    tell(f"== {name}\n{said}== {name}: {'ok' if status == 0 else f'FAILED ({status})'}")
     return status != 0
 
 
