@@ -151,7 +151,7 @@ class Intake:
 
     def _stored_position(self, partition: PartitionRef) -> Position | None:
         """The stored position; None for a partition seen for the first time, or made anew."""
-        with self.warehouse.transaction() as transaction:
+        with self.warehouse.transaction(read_only=True) as transaction:
             row = transaction.run(select(StreamPosition).where(_key(partition))).one_or_none()
         return Position(row.epoch, row.position) if row and row.incarnation == partition.incarnation else None
 
