@@ -17,7 +17,7 @@ from spendgate.show import tell
 LEAST_COVERAGE = 90
 # Much of the time goes by waiting for servers that start: more workers than the two cores of a small machine. A
 # file stays with one worker, with the servers that its tests share, in the order that tests/conftest.py gives them.
-_SIDE_BY_SIDE = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")
+_SIDE_BY_SIDE = ("-n", "4", "--dist", "loadfile", "--no-loadscope-reorder")
 
 # Fast ones first: who broke a rule learns it in seconds.
 _CHECKS: tuple[tuple[str, tuple[str, ...]], ...] = (
