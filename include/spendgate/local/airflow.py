@@ -248,8 +248,9 @@ def _arguments(name: str, supervisor: Supervisor) -> tuple[str, ...]:
 
 
 def _fingerprint(settings: Settings) -> str:
-    """Of what a running Airflow keeps in its environment: other settings need a restart."""
-    told = json.dumps([settings.as_environment(), str(DAGS_FOLDER), _version()], sort_keys=True)
+    """Of what a running Airflow keeps: its environment, and our code, which its tasks are forked with."""
+    code = sorted((str(file), file.stat().st_mtime_ns) for file in (ROOT / "include").rglob("*.py"))
+    told = json.dumps([settings.as_environment(), str(DAGS_FOLDER), _version(), code], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
 
 
