@@ -6,11 +6,12 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from coverage import Coverage
 from sqlalchemy import URL, Connection, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
@@ -110,6 +111,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = Path(__file__).parent
     rank = {tests / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Leave tests of many generated cases, and those marked `untraced`, to themselves.
+
+    A tracer doubles the time of everything that Python does, of libraries too. What thousands of cases run is counted
+    in the tests of single ones.
+    """
+    generated = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+    tracer = Coverage.current() if generated or item.get_closest_marker("untraced") else None
+    if tracer is None:
+        return (yield)
+    tracer.stop()
+    try:
+        return (yield)
+    finally:
+        tracer.start()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -26,6 +26,8 @@ from tests.factories import (
 )
 from tests.strategies import World, key_of, worlds
 
+pytestmark = pytest.mark.untraced
+
 PARTITIONS = 3
 
 # What an example left is removed before the next: a database a test, not an example. On SQL Server an example

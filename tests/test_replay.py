@@ -621,6 +621,7 @@ def test_orphans_of_a_killed_replay_are_removed_and_marked_rows_stay(any_warehou
 
 
 @pytest.mark.slow
+@pytest.mark.untraced
 def test_in_any_world_a_replay_ends_in_the_models_rows(any_warehouse: Warehouse) -> None:
     """Events that came too early or too late by what held then; without conflicts it is as one pass gives."""
 

@@ -179,6 +179,7 @@ def test_a_bad_batch_is_held_with_its_sentence_and_ends_as_a_person_decides(
 # --- What isn't bad ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.untraced
 def test_thirty_days_with_drifting_volume_and_quiet_sundays_hold_nothing(warehouse: Warehouse) -> None:
     """Growth of 4% a day, prices that drift, Sundays at a fifth, noise; judged in four hours of each day."""
     market = Market(seed=11)

@@ -329,6 +329,7 @@ def test_a_reader_that_is_killed_again_and_again_counts_every_event_once(reader:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+@pytest.mark.untraced
 def test_a_million_events_are_staged_once_each(reader: Reader, tmp_path: Path) -> None:
     reader.server.put_many(reader.name, MILLION)
     reader.read_apart(tmp_path)

@@ -75,6 +75,7 @@ def test_what_was_sent_is_there_when_send_returns_in_order_for_a_key(bench: HubB
     assert by_key == {b"%d" % key: list(range(20)) for key in range(10)}
 
 
+@pytest.mark.untraced
 def test_many_flags_take_few_batches_and_lie_on_every_partition(
     server: EventHubsServer, bench: HubBench, sink: EventHubFlagSink
 ) -> None:

@@ -391,6 +391,7 @@ def test_a_connection_cut_in_mid_read_is_made_again_where_it_broke(server: Event
 
 
 @pytest.mark.slow
+@pytest.mark.untraced
 def test_20_cuts_during_a_read_of_50_000_events_leave_exactly_50_000_staged(
     server: EventHubsServer, bench: HubBench, warehouse: Warehouse
 ) -> None:

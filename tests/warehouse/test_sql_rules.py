@@ -33,6 +33,7 @@ def linted(linter: Linter, file: File) -> list[str]:
     return [f"line {violation.line_no}: {violation.rule_code()} {violation.desc()}" for violation in found]
 
 
+@pytest.mark.untraced
 def test_every_statement_passes_sqlfluffs_tsql_dialect(linter: Linter, subtests: pytest.Subtests) -> None:
     for file in FILES:
         with subtests.test(file.name):
