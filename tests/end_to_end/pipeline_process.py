@@ -1,6 +1,4 @@
-"""One `Pipeline.run` in a process of its own, for tests that kill it.
-
-    python -m tests.end_to_end.pipeline_process '{"warehouse_url": ..., "as_of": ..., ...}'
+"""One `Pipeline.run` in a process of its own, for tests that kill it (tests/forked.py).
 
 Says "started" when everything is imported and the run begins. Ends with status 0 and the run's report as JSON,
 or with status 1 and an error's class and sentence.
@@ -48,7 +46,3 @@ def main(options: dict[str, Any]) -> int:
         say(f"{type(error).__name__}: {error}")
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(json.loads(sys.argv[1])))

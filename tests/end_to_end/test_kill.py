@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from pathlib import Path
 from random import Random
 from uuid import uuid4
 
 import pytest
 from tests.brokers import WheelBroker
+from tests.end_to_end import pipeline_process
 from tests.factories import (
     ads_of,
     advertisers_of,
@@ -28,7 +27,7 @@ from tests.factories import (
     rejected_bodies,
     windows_of,
 )
-from tests.untraced import untraced
+from tests.forked import Forked
 
 from spendgate.local.sample import SampleEvent, sample_events
 from spendgate.streams.kafka_producer import KafkaTopics, KafkaWriter
@@ -40,7 +39,6 @@ PARTITIONS = 2
 # Some twenty batches a run, and a few dozen statements after them: many places to die at.
 BATCH_SIZE = 20
 SEED = 20261123
-ROOT = Path(__file__).resolve().parents[2]
 DECISION = ("can_serve", "reason", "version")
 
 
@@ -76,7 +74,7 @@ class Scenario:
             writer.flush()
         self.published += [one.payload for one in events]
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self) -> Forked:
         """A run in a process of its own, imports behind it."""
         options = {
             "warehouse_url": self.warehouse.engine.url.render_as_string(hide_password=False),
@@ -86,15 +84,7 @@ class Scenario:
             "batch_size": self.batch_size,
             "as_of": self.as_of,
         }
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.end_to_end.pipeline_process", json.dumps(options)],
-            cwd=ROOT,
-            env=untraced() | {"PYTHONPATH": f"{ROOT / 'include'}:{ROOT}"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
+        process = Forked(pipeline_process.main, options)
         assert process.stdout.readline() == "started\n"
         return process
 

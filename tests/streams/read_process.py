@@ -19,7 +19,3 @@ def main() -> int:
     for part in pipeline.list_slices():
         pipeline.read_slice(part)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

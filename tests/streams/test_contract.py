@@ -6,9 +6,6 @@ one kind is in its own test file.
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,9 +16,9 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 from tests.factories import click, click_id, stored
-from tests.streams import azure_storage
+from tests.forked import Forked
+from tests.streams import azure_storage, read_process
 from tests.streams.kinds import KINDS, Kind
-from tests.untraced import untraced
 
 from spendgate.clock import utc_now
 from spendgate.errors import (
@@ -35,7 +32,7 @@ from spendgate.errors import (
 from spendgate.gaps import accept_gap, stored_gaps
 from spendgate.local import services
 from spendgate.pipeline import Pipeline, total_intake
-from spendgate.settings import ROOT, Settings
+from spendgate.settings import Settings
 from spendgate.streams.base import BoundedRead, PartitionRef, RecordBatch, Stream
 from spendgate.warehouse.engine import Warehouse
 from spendgate.warehouse.tables import Batch, StagedClick, StreamPosition
@@ -108,17 +105,11 @@ class Reader:
         pipeline = self.pipeline(settings)
         return total_intake([pipeline.read_slice(part) for part in pipeline.list_slices()])
 
-    def start(self, home: Path, **changes: Any) -> subprocess.Popen[str]:
+    def start(self, home: Path, **changes: Any) -> Forked:
         """One run of the intake in a process of its own, which says "reading" when it begins."""
         url = self.warehouse.engine.url.render_as_string(hide_password=False)
         settings = self.settings(home=home, warehouse_url=url, **changes)
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "tests.streams.read_process"],
-            env={**untraced(), **settings.as_environment(), "PYTHONPATH": f"{ROOT / 'include'}:{ROOT}"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        return Forked(read_process.main, variables=settings.as_environment())
 
     def read_apart(self, home: Path, **changes: Any) -> None:
         """As `read`, in a process of its own."""
@@ -319,10 +310,9 @@ def test_a_reader_that_is_killed_again_and_again_counts_every_event_once(reader:
     reader.put(*range(EVENTS))
     for kill in range(KILLS):
         with reader.start(tmp_path, batch_size=EVENTS // 20) as process:
-            assert process.stdout is not None
             assert process.stdout.readline() == "reading\n"
             time.sleep(0.05 + 0.2 * kill)
-            process.send_signal(signal.SIGKILL)
+            process.kill()
     reader.read_apart(tmp_path, batch_size=EVENTS // 20)
     assert sorted(reader.staged()) == sorted(ids(*range(EVENTS)))
 
