@@ -5,6 +5,7 @@ The floor (`spendgate.bench.floor`) is writing alone: on SQL Server a bare bulk 
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import random
 import time
@@ -166,10 +167,13 @@ def _require(stored: int, clicks: int) -> None:
 _open: dict[str, Pipeline] = {}
 
 
-def _open_pipeline(settings: Settings) -> None:
-    """Make a worker process what an Airflow task's process is: Airflow loaded, one pipeline open."""
-    import spendgate.airflow_adapter  # noqa: F401
+def _open_pipeline(settings: Settings, clicks: int) -> None:
+    """Make a worker process what an Airflow task's process is: Airflow loaded, one pipeline open.
 
+    A try of few clicks, which tells nothing of memory either, does without Airflow.
+    """
+    if clicks >= MANY_CLICKS:
+        importlib.import_module("spendgate.airflow_adapter")
     warehouse = Warehouse(services.warehouse_url(settings))
     _open["pipeline"] = Pipeline(settings, warehouse, services.endpoints(settings))
 
@@ -208,7 +212,7 @@ def measure_whole(settings: Settings, clicks: int, side_by_side: int) -> tuple[f
     """
     warehouse = fresh_warehouse(settings)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(side_by_side, context, _open_pipeline, (settings,)) as pool:
+    with ProcessPoolExecutor(side_by_side, context, _open_pipeline, (settings, clicks)) as pool:
         slices, *_ = pool.map(_warm_up, range(side_by_side))
         began = time.perf_counter()
         reads = list(pool.map(_read_slice, slices))
