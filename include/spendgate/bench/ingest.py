@@ -18,6 +18,7 @@ from statistics import median
 
 from sqlalchemy import text
 
+from spendgate.airflow_main import LOADED_BEFORE
 from spendgate.bench.floor import LABELS, measure_floor
 from spendgate.clock import utc_now
 from spendgate.columns import decode_batch
@@ -168,12 +169,13 @@ _open: dict[str, Pipeline] = {}
 
 
 def _open_pipeline(settings: Settings, clicks: int) -> None:
-    """Make a worker process what an Airflow task's process is: Airflow loaded, one pipeline open.
+    """Make a worker process what an Airflow task's process is: Airflow and our code loaded, one pipeline open.
 
     A try of few clicks, which tells nothing of memory either, does without Airflow.
     """
     if clicks >= MANY_CLICKS:
-        importlib.import_module("spendgate.airflow_adapter")
+        for name in LOADED_BEFORE:
+            importlib.import_module(name)
     warehouse = Warehouse(services.warehouse_url(settings))
     _open["pipeline"] = Pipeline(settings, warehouse, services.endpoints(settings))
 
