@@ -35,12 +35,12 @@ def free_port() -> int:
         return port
 
 
-def await_that(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait for what a broker does in its own time."""
+def await_that(condition: Callable[[], bool], seconds: float = 60.0, *, pause: float = 0.05) -> None:
+    """Wait for what a server does in its own time; `pause` seconds between two looks."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 class WheelBroker:

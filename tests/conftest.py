@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coverage import Coverage
@@ -26,6 +27,7 @@ from spendgate.warehouse.tables import METADATA, BatchNumber
 from tests import kafka_server
 from tests.brokers import WheelBroker
 from tests.kafka_server import ApacheKafka
+from tests.webhook import Webhook
 
 MSSQL_URL = os.environ.get("SPENDGATE_TEST_MSSQL_URL")
 NAMED_KAFKA = os.environ.get("SPENDGATE_TEST_KAFKA")
@@ -299,6 +301,14 @@ def apache_kafka() -> Iterator[ApacheKafka]:
     kafka_server.require()
     with ApacheKafka() as kafka:
         yield kafka
+
+
+@pytest.fixture(scope="module")
+def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The address of a webhook, and the alarms that it got."""
+    made = Webhook(204)
+    with made.serving() as url:
+        yield url, made.got
 
 
 @pytest.fixture

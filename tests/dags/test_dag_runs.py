@@ -18,7 +18,6 @@ import pytest
 from sqlalchemy import create_engine, text
 from tests.eventhubs.server import EventHubsServer
 from tests.factories import advertiser, budget, click, flags_of, stored
-from tests.webhook import Webhook
 
 from spendgate.clock import format_instant, utc_now
 from spendgate.local import airflow as airflow_service
@@ -134,14 +133,6 @@ def hubs() -> Iterator[EventHubsServer]:
     with EventHubsServer({"hub-clicks": 1, "hub-flags": 1}) as server:
         server.put("hub-clicks", [click(4, HOUR_AGO, "1"), click(5, HOUR_AGO, "1")])
         yield server
-
-
-@pytest.fixture(scope="module")
-def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The address of a webhook, and the alarms that it got."""
-    made = Webhook(204)
-    with made.serving() as url:
-        yield url, made.got
 
 
 def scenarios(settings: Settings, other: str, hubs: EventHubsServer, alarms: str) -> list[dict[str, Any]]:

@@ -26,7 +26,6 @@ from sqlalchemy import func, select
 from tests.brokers import await_that, free_port
 from tests.factories import advertiser, budget, click
 from tests.untraced import untraced
-from tests.webhook import Webhook
 
 from spendgate.clock import utc_now
 from spendgate.errors import ServiceError
@@ -42,7 +41,7 @@ from spendgate.warehouse.tables import ClickEvent
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 BURST = 40
-LONGEST_WAIT = 120.0
+LONGEST_WAIT, LOOK_SECONDS = 120.0, 0.2
 
 
 DAG = """
@@ -59,14 +58,6 @@ def count_words():
 
 count_words()
 """
-
-
-@pytest.fixture(scope="module")
-def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The address of a webhook, and the alarms that it got."""
-    made = Webhook(204)
-    with made.serving() as url:
-        yield url, made.got
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +98,6 @@ def publish(settings: Settings, *bodies: bytes) -> None:
     publish_lines(bodies, services.endpoints(settings), stream="ad-clicks")
 
 
-def eventually(check: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + LONGEST_WAIT
-    while not check():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True
-
-
 def stored_clicks(settings: Settings) -> int:
     warehouse = Warehouse(services.warehouse_url(settings))
     try:
@@ -154,7 +136,7 @@ def test_a_click_that_exhausts_a_budget_closes_the_gate_and_a_burst_becomes_few_
     hour_ago = utc_now() - timedelta(hours=1)
     publish(settings, advertiser(hour_ago), budget(1, hour_ago, "30"))
     # By the follower or by the first hourly runs, whoever comes first.
-    assert eventually(lambda: bool(published_flags(settings)))
+    await_that(lambda: bool(published_flags(settings)), LONGEST_WAIT, pause=LOOK_SECONDS)
     (opened,) = published_flags(settings).values()
     assert (opened["can_serve"], opened["reason"]) == (True, "ok")
 
@@ -166,8 +148,10 @@ def test_a_click_that_exhausts_a_budget_closes_the_gate_and_a_burst_becomes_few_
             writer.flush()
             time.sleep(0.1)
     took = time.monotonic() - began
-    assert eventually(lambda: stored_clicks(settings) == BURST)
-    assert eventually(lambda: all(run["state"] == "success" for run in follower_runs(settings)))
+    await_that(lambda: stored_clicks(settings) == BURST, LONGEST_WAIT, pause=LOOK_SECONDS)
+    await_that(
+        lambda: all(run["state"] == "success" for run in follower_runs(settings)), LONGEST_WAIT, pause=LOOK_SECONDS
+    )
     # One after another while the burst lasts, each for more than a second, and one for what came during the last.
     assert 1 <= len(follower_runs(settings)) - before <= 2 + took
     (closed,) = published_flags(settings).values()
