@@ -49,6 +49,11 @@ class Served:
         return int(self.process.memory_info().rss)
 
 
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables of a process that runs our code by these settings."""
+    return {**os.environ, **settings.as_environment(), "PYTHONPATH": str(ROOT / "include")}
+
+
 @contextmanager
 def serve_ours(settings: Settings, password: str, folder: Path, *, mounted: bool) -> Iterator[Served]:
     """Our API, in Airflow's server or alone, and a log-in of the user of the benchmark.
@@ -57,7 +62,7 @@ def serve_ours(settings: Settings, password: str, folder: Path, *, mounted: bool
         ServiceError: it didn't start.
     """
     command: tuple[str, ...] = (*_UVICORN, "spendgate.api.asgi:application")
-    environment = {**os.environ, **settings.as_environment(), "PYTHONPATH": str(ROOT / "include")}
+    environment = environment_of(settings)
     if mounted:
         airflow.migrate_metadata(settings)
         command, environment = (*airflow.AIRFLOW, "api-server"), airflow.environment(settings)
@@ -77,7 +82,7 @@ def serve_peer(settings: Settings, folder: Path, *, gunicorn: bool) -> Iterator[
     Raises:
         ServiceError: it didn't start.
     """
-    environment = {**os.environ, **settings.as_environment(), "PYTHONPATH": str(ROOT / "include")}
+    environment = environment_of(settings)
     key = environment["SPENDGATE_BENCH_KEY"] = secrets.token_urlsafe(32)
     # As simplejwt makes them.
     claims = {

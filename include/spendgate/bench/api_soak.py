@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import os
 import random
 import subprocess
 import sys
@@ -29,11 +28,11 @@ import psutil
 from spendgate.api.flags import Flag, FlagList
 from spendgate.bench.api import add_user
 from spendgate.bench.api_builds import store_advertisers
-from spendgate.bench.api_servers import Served, serve_ours
+from spendgate.bench.api_servers import Served, environment_of, serve_ours
 from spendgate.bench.ingest import Figures, Rows
 from spendgate.errors import ServiceError
 from spendgate.local import services
-from spendgate.settings import ROOT, Settings
+from spendgate.settings import Settings
 from spendgate.show import tell
 from spendgate.warehouse import schema
 from spendgate.warehouse.engine import Warehouse
@@ -138,9 +137,10 @@ def measure_soak(settings: Settings, advertisers: int, seconds: float) -> tuple[
 @contextmanager
 def _builds(settings: Settings, advertisers: int, seen: Seen) -> Iterator[None]:
     """Builds in a process of their own until the block ends; returns when the first has committed."""
-    environment = {**os.environ, **settings.as_environment(), "PYTHONPATH": str(ROOT / "include")}
     command = [sys.executable, "-P", "-m", "spendgate.bench.api_builds", str(advertisers)]
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment_of(settings), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     output = process.stdout
 
     def follow() -> None:
