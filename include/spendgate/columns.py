@@ -133,6 +133,20 @@ class DecodedBatch:
     ads: pa.Table
     rejections: list[tuple[int, Rejection]]
 
+    def numbered(self, batch_id: int) -> DecodedBatch:
+        """The same rows as those of batch `batch_id`."""
+        return DecodedBatch(
+            clicks=_numbered(self.clicks, batch_id),
+            budgets=_numbered(self.budgets, batch_id),
+            advertisers=_numbered(self.advertisers, batch_id),
+            ads=_numbered(self.ads, batch_id),
+            rejections=self.rejections,
+        )
+
+
+def _numbered(rows: pa.Table, batch_id: int) -> pa.Table:
+    return rows.set_column(0, rows.schema.field(0), pa.array(np.full(rows.num_rows, batch_id, dtype=np.int64)))
+
 
 def decode_batch(
     values: Sequence[bytes | None],

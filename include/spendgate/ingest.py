@@ -9,6 +9,8 @@ The order of effects for one batch, all of it under `_stage_batch`:
    read began. If it isn't, another run was faster: T is rolled back and the rows are removed.
 4. T commits; the batch counts. Only then is the broker told, for lag monitors' sake.
 
+Meanwhile a thread reads and decodes the next batch, which touches neither warehouse nor position.
+
 Killed before 4, the rows are orphans and the next run reads the same messages again. `remove_orphans` takes the
 STAGING lock exclusively: it never sees a batch between 2 and 4. Whoever lost its connection lost T with it, so a
 task that was given up for dead and wakes up again can't commit.
@@ -18,12 +20,15 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Table, and_, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from spendgate.ahead import one_ahead
 from spendgate.clock import Clock
 from spendgate.columns import DecodedBatch, decode_batch
 from spendgate.errors import PermanentError, StreamGapError, StreamUnavailableError
@@ -130,20 +135,27 @@ class Intake:
                 return counts
             if read.lost is not None:
                 self._record_gap(partition, at, *read.lost)
-            for batch in read.batches(self.batch_size):
-                try:
-                    self._stage_batch(partition, at, read.start if at.position is None else at.position, batch, counts)
-                except OvertakenError:
-                    log.info(
-                        "Another run was faster on %s/%s; its rows stay.",
-                        partition.stream,
-                        partition.partition,
-                    )
-                    counts.overtaken = True
-                    return counts
-                at = Position(at.epoch, batch.next_position)
+            with closing(one_ahead(self._decoded(read))) as batches:
+                for batch, decoded in batches:
+                    begin = read.start if at.position is None else at.position
+                    try:
+                        self._stage_batch(partition, at, begin, batch, decoded, counts)
+                    except OvertakenError:
+                        log.info(
+                            "Another run was faster on %s/%s; its rows stay.",
+                            partition.stream,
+                            partition.partition,
+                        )
+                        counts.overtaken = True
+                        return counts
+                    at = Position(at.epoch, batch.next_position)
             self._commit(read, at)
         return counts
+
+    def _decoded(self, read: BoundedRead) -> Iterator[tuple[RecordBatch, DecodedBatch]]:
+        """Batches, and their rows of a batch that has no number yet."""
+        for batch in read.batches(self.batch_size):
+            yield batch, decode_batch(batch.values, batch.enqueued_ms, batch_id=0, lateness=self.lateness)
 
     def _commit(self, read: BoundedRead, at: Position) -> None:
         if at.position is not None:
@@ -215,6 +227,7 @@ class Intake:
         at: Position,
         from_position: str,
         batch: RecordBatch,
+        unnumbered: DecodedBatch,
         counts: IntakeCounts,
     ) -> None:
         batch_id = None
@@ -223,7 +236,7 @@ class Intake:
                 transaction.hold(Lock.STAGING, shared=True)
                 _require_position(transaction, partition, at)
                 batch_id = transaction.next_batch_id()
-                decoded = decode_batch(batch.values, batch.enqueued_ms, batch_id=batch_id, lateness=self.lateness)
+                decoded = unnumbered.numbered(batch_id)
                 self._copy(partition, at.epoch, batch_id, batch, decoded)
                 self._register(transaction, partition, at, from_position, batch, batch_id, decoded)
         except OvertakenError:
@@ -232,7 +245,7 @@ class Intake:
             raise
         counts.batches += 1
         counts.events += len(batch.values)
-        counts.rejected.update(str(rejection.reason) for _, rejection in decoded.rejections)
+        counts.rejected.update(str(rejection.reason) for _, rejection in unnumbered.rejections)
 
     def _copy(
         self, partition: PartitionRef, epoch: int, batch_id: int, batch: RecordBatch, decoded: DecodedBatch
