@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -16,7 +17,7 @@ from sqlalchemy import Column, Table, Unicode, Uuid, select
 from spendgate.columns import AD_SCHEMA, ADVERTISER_SCHEMA, BUDGET_SCHEMA, CLICK_SCHEMA
 from spendgate.errors import PermanentError
 from spendgate.staging import BATCH_TABLES, PAYLOAD_SCHEMA, REJECTED_SCHEMA
-from spendgate.warehouse import bulk
+from spendgate.warehouse import bulk, mssql_core
 from spendgate.warehouse.engine import Warehouse
 from spendgate.warehouse.tables import (
     BatchPayload,
@@ -210,3 +211,23 @@ def test_columns_are_told_by_name_not_by_place(any_warehouse: Warehouse, monkeyp
 
 def test_no_rows_are_no_load(any_warehouse: Warehouse) -> None:
     assert any_warehouse.bulk_load(StagedClick, CLICK_SCHEMA.empty_table()) == 0
+
+
+def test_copies_that_follow_each_other_use_one_login(any_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    if any_warehouse.dialect != "mssql":
+        pytest.skip("PostgreSQL copies on the connection that it has")
+    log_in, made = mssql_core._log_in, []
+    monkeypatch.setattr(mssql_core, "_log_in", lambda *given: made.append(log_in(*given)) or made[-1])
+    monkeypatch.setattr(bulk, "FEW_ROWS", 0)
+    with closing(Warehouse(any_warehouse.url)) as copying:
+        for number in range(3):
+            copying.bulk_load(BatchPayload, payload(number))
+        assert len(made) == 1
+        assert made[0].connection.is_connected()
+        with pytest.raises(PermanentError):
+            copying.bulk_load(BatchPayload, payload(7, 7))
+        assert not made[0].connection.is_connected()
+        copying.bulk_load(BatchPayload, payload(3))
+        assert len(made) == 2
+    assert not made[1].connection.is_connected()
+    assert sorted(row["batch_id"] for row in rows_of(any_warehouse, BatchPayload)) == [0, 1, 2, 3]

@@ -14,16 +14,19 @@ import pyarrow.compute as pc
 from sqlalchemy import Connection, Table, Uuid, insert
 from sqlalchemy.dialects import mssql
 
+from spendgate.warehouse.mssql_core import kept_cursor
+
 # What the driver's bulk copy core raises beside the errors of DB-API: told apart in `failures`.
 MSSQL_BULK_ERRORS = (RuntimeError, ValueError)
 # The driver's own limit is 30 s for the whole copy, which a batch over a slow line can need.
 BULK_TIMEOUT_SECONDS = 600
+BULK_LOGIN_SECONDS = 15
 # All rows of a call are one batch of the server's, and so one transaction: a copy that fails leaves none. No table
 # lock: tasks copy to the same tables side by side, and the merge writes to one of them; on a heap with an index the
 # lock would be an exclusive one, and who copies would wait for a merge that may take minutes.
 _OPTIONS = {"batch_size": 0, "table_lock": False}
-# A bulk copy logs in anew and asks what the table is like: as long as some hundreds of rows take to be inserted on the
-# connection that is there. A batch has a table of one row, and mostly others of a few.
+# A bulk copy may have to log in anew and always asks what the table is like: as long as some hundreds of rows take to
+# be inserted on the connection that is there. A batch has a table of one row, and mostly others of a few.
 FEW_ROWS = 500
 
 
@@ -44,20 +47,27 @@ def copy_postgresql(connection: Connection, table: Table, rows: pa.Table) -> Non
 def copy_mssql(connection: Connection, table: Table, rows: pa.Table) -> None:
     """Bulk copy `rows` into `table`, which the driver does on a connection of its own and commits, or insert them."""
     if rows.num_rows > FEW_ROWS:
-        copy_mssql_rows(connection, table.fullname, rows_for_mssql(table, rows))
+        ready = rows_for_mssql(table, rows)
+        with kept_cursor(connection, BULK_LOGIN_SECONDS) as cursor:
+            if cursor is None:
+                copy_mssql_rows(connection, table.fullname, ready)
+            else:
+                _copy(cursor, table.fullname, ready)
     else:
         connection.execute(insert(table), _python_rows(table, rows))
         connection.commit()
 
 
 def copy_mssql_rows(connection: Connection, name: str, rows: pa.Table) -> None:
-    """Bulk copy rows that are as the driver takes them."""
+    """Bulk copy rows that are as the driver takes them by its own door, which logs in for this copy alone."""
     driven: Any = connection.connection
     with driven.cursor() as cursor:
-        # By name: left to itself the driver goes by position, and identity columns would be filled.
-        cursor.bulkcopy_arrow(
-            name, rows, column_mappings=list(rows.schema.names), timeout=BULK_TIMEOUT_SECONDS, **_OPTIONS
-        )
+        _copy(cursor, name, rows)
+
+
+def _copy(cursor: Any, name: str, rows: pa.Table) -> None:
+    # By name: left to itself the driver goes by position, and identity columns would be filled.
+    cursor.bulkcopy_arrow(name, rows, column_mappings=list(rows.schema.names), timeout=BULK_TIMEOUT_SECONDS, **_OPTIONS)
 
 
 def _python_rows(table: Table, rows: pa.Table) -> list[dict[str, Any]]:

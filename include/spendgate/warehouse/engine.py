@@ -19,6 +19,7 @@ from spendgate.warehouse import mssql_locks
 from spendgate.warehouse.address import SETTING, checked_url
 from spendgate.warehouse.bulk import MSSQL_BULK_ERRORS, copy_mssql, copy_postgresql
 from spendgate.warehouse.failures import failed_number, translate_failure, translate_refusal
+from spendgate.warehouse.mssql_core import forget_login
 from spendgate.warehouse.mssql_nulls import spell_nulls
 from spendgate.warehouse.statements import Statement, load_statement, translate_statement
 from spendgate.warehouse.tables import BatchNumber, to_stored
@@ -228,6 +229,7 @@ class Warehouse:
         if self.dialect == "mssql":
             event.listen(self.engine, "connect", _prepare_mssql)
             event.listen(self.engine, "before_cursor_execute", spell_nulls, retval=True)
+            event.listen(self.engine, "close", forget_login)
         else:
             event.listen(self.engine, "connect", _prepare_postgresql)
 

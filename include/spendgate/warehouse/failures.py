@@ -22,6 +22,7 @@ from spendgate.errors import (
 )
 from spendgate.warehouse import tds
 from spendgate.warehouse.address import SETTING
+from spendgate.warehouse.mssql_core import OTHER_CORE, core_login
 from spendgate.warehouse.tds import Listener
 
 # SQLSTATEs or their beginnings. PostgreSQL: https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -195,24 +196,16 @@ def refused_number(url: URL) -> int | None:
     one SQLSTATE. The core of bulk copies is asked to log in too, and repeats the server's words. Not for a wrong
     password: it would count twice.
     """
-    if not url.username or url.query.get("Authentication", "SqlPassword") != "SqlPassword":
+    login = core_login(url, int(tds.SECONDS))
+    if login is None:
         return None
-    login = {
-        "server": f"{url.host},{url.port}" if url.port else url.host,
-        "database": url.database,
-        "user_name": url.username,
-        "password": url.password,
-        "encryption": url.query.get("Encrypt", "yes"),
-        "trust_server_certificate": url.query.get("TrustServerCertificate", "no"),
-        "connect_timeout": int(tds.SECONDS),
-    }
     try:
         from mssql_py_core import PyCoreConnection
 
         PyCoreConnection(login).close()
     except RuntimeError as error:
         return _bulk_number(error)
-    except (ImportError, AttributeError, TypeError, ValueError):
+    except OTHER_CORE:
         return None  # another version of the package: its core isn't for others to call
     return None
 
