@@ -140,13 +140,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("server_url", ["postgresql", mssql], indirect=True, scope="session")
 
 
-def _drop_database(connection: Connection, name: str, dialect: str) -> None:
-    if dialect == "postgresql":
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-        return
-    for tries_left in reversed(range(20)):  # a session that was closed just now counts for a moment more
+def _in_turn(connection: Connection, statement: str) -> None:
+    """Run a statement that makes or drops a database.
+
+    On SQL Server only one at a time makes one, and a session that was closed just now counts for a moment more.
+    """
+    tries = 1 if connection.dialect.name == "postgresql" else 20
+    for tries_left in reversed(range(tries)):
         try:
-            connection.execute(text(f"DROP DATABASE {name}"))
+            connection.execute(text(statement))
             return
         except DBAPIError:
             if not tries_left:
@@ -168,14 +170,15 @@ class Databases:
         # Without a disk to wait for, copying files is cheaper than logging each page of them.
         suffix = "" if template is None else f" TEMPLATE {template.database} STRATEGY FILE_COPY"
         with self._admin.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}{suffix}"))
+            _in_turn(connection, f"CREATE DATABASE {name}{suffix}")
         self._made.append(name)
         return self.server.set(database=name)
 
     def drop_all(self) -> None:
+        force = " WITH (FORCE)" if self.server.get_backend_name() == "postgresql" else ""
         with self._admin.connect() as connection:
             for name in self._made:
-                _drop_database(connection, name, self.server.get_backend_name())
+                _in_turn(connection, f"DROP DATABASE {name}{force}")
         self._admin.dispose()
 
 
