@@ -298,6 +298,7 @@ def bench(
     soak: Annotated[
         int, typer.Option(min=0, help="50 clients for so many seconds while builds run, instead (api only).")
     ] = 0,
+    unzipped: Annotated[bool, typer.Option(help="These clients take lists as they are, not gzipped.")] = False,
 ) -> None:
     """Measure against limits of the same run, on services of its own in a temporary home.
 
@@ -306,7 +307,7 @@ def bench(
     from spendgate.bench import run_benchmark
 
     sizes = {"clicks": clicks, "days": days, "tries": tries, "flags": flags, "soak": soak}
-    run_benchmark(name, **sizes, as_json=as_json, stream=stream, warehouse=warehouse)
+    run_benchmark(name, **sizes, as_json=as_json, stream=stream, warehouse=warehouse, unzipped=unzipped)
 
 
 @app.command()

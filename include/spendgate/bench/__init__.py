@@ -43,6 +43,7 @@ def run_benchmark(
     warehouse: str | None = None,
     flags: int = 100_000,
     soak: float = 0.0,
+    unzipped: bool = False,
 ) -> None:
     """Run one benchmark in a temporary home and print its table, with `as_json` one JSON object at the end.
 
@@ -61,7 +62,7 @@ def run_benchmark(
         if name == "api" and soak:
             from spendgate.bench.api_soak import measure_soak
 
-            figures, rows = measure_soak(settings, flags, soak)
+            figures, rows = measure_soak(settings, flags, soak, unzipped=unzipped)
         elif name == "api":
             from spendgate.bench.api import measure_api
 

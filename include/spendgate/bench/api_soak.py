@@ -15,11 +15,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
+from statistics import median
 from urllib.parse import urlsplit
 
 import msgspec
@@ -41,7 +42,7 @@ from spendgate.warehouse.engine import Warehouse
 FLAG_CLIENTS, LIST_CLIENTS, CHANGE_CLIENTS, SPEND_CLIENTS = 42, 3, 3, 2
 LIST_SECONDS = 1.0
 FIRST_BUILD_SECONDS = 120.0
-MEMORY_SECONDS = 1.0
+MEMORY_SECONDS, MEDIAN_SECONDS = 1.0, 10.0
 # Until then all have asked, and some builds have committed: threads, connections, two snapshots and a list are there.
 WARM_SHARE = 1 / 4
 TELL_SECONDS = 20.0
@@ -81,8 +82,10 @@ class Seen:
             self.oldest = max(self.oldest, asked - newer)
 
 
-def measure_soak(settings: Settings, advertisers: int, seconds: float) -> tuple[Figures, Rows]:
-    """Figures (JSON keys) and table rows of so many seconds.
+def measure_soak(
+    settings: Settings, advertisers: int, seconds: float, *, unzipped: bool = False
+) -> tuple[Figures, Rows]:
+    """Figures (JSON keys) and table rows of so many seconds; `unzipped`: lists are taken as they are.
 
     Raises:
         ServiceError: a server or the builds didn't start.
@@ -99,9 +102,9 @@ def measure_soak(settings: Settings, advertisers: int, seconds: float) -> tuple[
         _builds(settings, advertisers, seen),
     ):
         tell(f"{advertisers:,} advertisers; asking for {seconds:.0f} s while builds run")
-        memory = asyncio.run(_soak(ours, seen, advertisers, seconds))
+        memory = asyncio.run(_soak(ours, seen, advertisers, seconds, unzipped))
     seen.times.sort()
-    warm, middle = memory[int(len(memory) * WARM_SHARE) :], memory[len(memory) // 2 :]
+    warm, middle, end = (around(memory, share) for share in (WARM_SHARE, 1 / 2, 1))
     figures = {
         "soak_s": float(seconds),
         "builds": float(len(seen.builds)),
@@ -113,11 +116,11 @@ def measure_soak(settings: Settings, advertisers: int, seconds: float) -> tuple[
         "p50_ms": seen.times[len(seen.times) // 2] * 1000,
         "p99_ms": seen.times[len(seen.times) * 99 // 100] * 1000,
         "memory_cold_mb": memory[0],
-        "memory_start_mb": warm[0],
-        "memory_middle_mb": middle[0],
-        "memory_end_mb": memory[-1],
+        "memory_start_mb": warm,
+        "memory_middle_mb": middle,
+        "memory_end_mb": end,
         "memory_peak_mb": max(memory),
-        "memory_grown_mb": memory[-1] - warm[0],
+        "memory_grown_mb": end - warm,
     }
     rows: Rows = [
         ["half of the flags within", f"{figures['p50_ms'] / 1000:.4f}", f"{figures['rps']:,.0f}/s", "all answers"],
@@ -127,11 +130,18 @@ def measure_soak(settings: Settings, advertisers: int, seconds: float) -> tuple[
         [
             "memory at start, middle, end",
             "",
-            " ".join(f"{m:.0f}" for m in (warm[0], middle[0], memory[-1])),
-            "MB, warm",
+            f"{warm:.0f} {middle:.0f} {end:.0f}",
+            f"MB; at most {max(memory):.0f}",
         ],
     ]
     return figures, rows
+
+
+def around(memory: Sequence[float], share: float) -> float:
+    """The median of ten seconds about this share of the run: a second in which flags are loaded isn't told apart."""
+    some = round(MEDIAN_SECONDS / MEMORY_SECONDS) + 1
+    first = min(max(0, round(share * (len(memory) - 1)) - some // 2), max(0, len(memory) - some))
+    return median(memory[first : first + some])
 
 
 @contextmanager
@@ -170,13 +180,13 @@ def _builds(settings: Settings, advertisers: int, seen: Seen) -> Iterator[None]:
         reader.join(10)
 
 
-async def _soak(ours: Served, seen: Seen, advertisers: int, seconds: float) -> list[float]:
+async def _soak(ours: Served, seen: Seen, advertisers: int, seconds: float, unzipped: bool) -> list[float]:
     port = urlsplit(ours.base).port or 0
     until = time.monotonic() + seconds
     rnd = random.Random(1)
 
     def client(path: Callable[[], str], look: Callable[[_Answer, float], None], pause: float = 0.0) -> _Client:
-        headers = {**ours.headers, "Accept-Encoding": "gzip"}
+        headers = {**ours.headers, "Accept-Encoding": "identity" if unzipped else "gzip"}
         return _Client(port, urlsplit(ours.base).path, headers, seen, path, look, pause)
 
     def look_at_one(answer: _Answer, asked: float) -> None:
