@@ -12,7 +12,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -24,12 +24,14 @@ from spendgate.api.access_log import log_access
 from spendgate.api.app import MAX_BODY_BYTES, SECURITY_HEADERS, create_app
 from spendgate.api.bridge import Bridge
 from spendgate.api.context import Context, find_context
-from spendgate.api.flags import LOOK_AGAIN_SECONDS, Snapshot
+from spendgate.api.flag_store import LOOK_AGAIN_SECONDS
+from spendgate.api.flags import Flag
 from spendgate.api.guard import Credential
 from spendgate.api.hot import EVENTS, STREAM_LOOK_SECONDS, Answer
 from spendgate.api.identity import Identity
 from spendgate.api.mount import MOUNTED_AT
 from spendgate.api.problems import MEDIA_TYPE, ProblemError, to_problem, unavailable
+from spendgate.api.snapshot import Part, Snapshot
 from spendgate.api.standing import Standing
 from spendgate.errors import SpendGateError
 
@@ -46,9 +48,15 @@ FLASK_THREADS, LANE_THREADS = 6, 4
 # Whether callers stand, and whether flags changed: nobody waits for these behind other work.
 LOOK_THREADS = 2
 MOST_STREAMS = 500
+# In which a client has to take an answer, or an event: 20 MB by 3 Mbit/s.
+TAKEN_SECONDS = 60.0
 _ONE = re.compile(r"/v1/advertisers/([1-9][0-9]{0,9})/can-serve\Z")
 _RULE = "/v1/advertisers/<advertiser_id>/can-serve"
 _GREATEST_ID = 2**31 - 1
+_FIELDS = frozenset(Flag.__struct_fields__)
+# Of a list of flags: changed_since, fields.
+_Asked = tuple[str | None, tuple[str, ...]]
+_ALL: _Asked = (None, ())
 
 
 @dataclass(slots=True)
@@ -113,8 +121,8 @@ class Lane:
             one = _ONE.match(path)
             if one is not None and not query and int(one[1]) <= _GREATEST_ID:
                 return await self._answer(scope, send, _RULE, self._one(int(one[1]), scope))
-            if path == "/v1/can-serve" and (since := _since(query)) is not None:
-                return await self._answer(scope, send, path, self._bulk(since[0], scope))
+            if path == "/v1/can-serve" and (asked := _asked(query)) is not None:
+                return await self._answer(scope, send, path, self._bulk(asked, scope))
             if path == "/v1/can-serve/stream" and not query:
                 return await self._stream(scope, receive, send)
         try:
@@ -137,14 +145,14 @@ class Lane:
         identity = await self._identity(_headers(scope))
         return identity, self._context.hot.can_serve(await self._snapshot(), identity, advertiser_id)
 
-    async def _bulk(self, since: str | None, scope: Scope) -> tuple[Identity, Answer]:
+    async def _bulk(self, asked: _Asked, scope: Scope) -> tuple[Identity, Answer]:
         headers = _headers(scope)
         identity = await self._identity(headers)
         await self._snapshot()
         known, accepts = headers.get(b"if-none-match"), headers.get(b"accept-encoding")
-        if since is None and (made := self._context.hot.bulk_at_hand(identity, known, accepts)) is not None:
+        if asked == _ALL and (made := self._context.hot.bulk_at_hand(identity, known, accepts)) is not None:
             return identity, made
-        return identity, await self._in_thread(self._context.hot.bulk, identity, since, known, accepts)
+        return identity, await self._in_thread(self._context.hot.bulk, identity, *asked, known, accepts)
 
     async def _identity(self, headers: _Headers) -> Identity:
         identity = await self._standing.find(await self._credential(headers))
@@ -192,8 +200,8 @@ class Lane:
             await send({"type": "http.response.start", "status": 200, "headers": _raw(start)})
             started = True
             while not gone.done():
-                if events:
-                    await send({"type": "http.response.body", "body": events, "more_body": True})
+                if events and not await _send_parts(send, events):
+                    return
                 await asyncio.wait([gone], timeout=STREAM_LOOK_SECONDS)
                 await self._standing.find(await self._credential(headers))
                 await self._snapshot()
@@ -241,17 +249,22 @@ def _headers(scope: Scope) -> _Headers:
     return _Headers(scope["headers"])
 
 
-def _since(query: bytes) -> tuple[str | None] | None:
-    """(changed_since,) if the query is that alone, (None,) if there is none; None: Flask reads it."""
+def _asked(query: bytes) -> _Asked | None:
+    """`changed_since` and `fields` of a list of flags; None: there is more, or something is wrong: Flask says what."""
     if not query:
-        return (None,)
-    told = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    fits = len(told) == 1 and told[0][0] == "changed_since" and 0 < len(told[0][1]) <= 40
-    return (told[0][1],) if fits else None
+        return _ALL
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    told = dict(pairs)
+    if len(told) < len(pairs) or told.keys() - {"changed_since", "fields"}:
+        return None
+    since, fields = told.get("changed_since"), told.get("fields")
+    names = () if fields is None else tuple(dict.fromkeys(fields.split(",")))
+    fits = (since is None or 0 < len(since) <= 40) and _FIELDS.issuperset(names)
+    return (since, names) if fits else None
 
 
 def _as_answer(problem: ProblemError, path: str) -> Answer:
-    return Answer(problem.status, problem.body(path), {"Content-Type": MEDIA_TYPE, **problem.headers})
+    return Answer(problem.status, (problem.body(path),), {"Content-Type": MEDIA_TYPE, **problem.headers})
 
 
 _SECURITY = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
@@ -265,9 +278,28 @@ def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
 async def _send(send: Send, made: Answer, more: dict[str, str] | None = None) -> None:
     headers = {**made.headers, **(more or {})}
     if made.status != 304:
-        headers["Content-Length"] = str(len(made.body))
+        headers["Content-Length"] = str(made.length)
     await send({"type": "http.response.start", "status": made.status, "headers": _raw(headers)})
-    await send({"type": "http.response.body", "body": made.body})
+    if len(made.parts) <= 1:
+        await send({"type": "http.response.body", "body": b"".join(made.parts)})
+    elif await _send_parts(send, made.parts):
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_parts(send: Send, parts: Iterable[Part]) -> bool:
+    """Send parts of a body, each when the one before is on its way; False: the client doesn't take them.
+
+    Then there is nothing to do but to leave the rest out, and the server closes the connection. Until then the client
+    holds a list of flags that may have been replaced many times since.
+    """
+    try:
+        async with asyncio.timeout(TAKEN_SECONDS):
+            for part in parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+    except TimeoutError:
+        log.info("A client didn't take its answer within %g s, and was let go.", TAKEN_SECONDS)
+        return False
+    return True
 
 
 async def _gone(receive: Receive) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from spendgate.api.flags import FlagStore
+from spendgate.api.flag_store import FlagStore
 from spendgate.api.guard import Guard
 from spendgate.api.hot import HotReads
 from spendgate.api.identity import Identity

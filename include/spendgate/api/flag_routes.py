@@ -28,7 +28,10 @@ _THREADS_FOR_STREAMS = threading.BoundedSemaphore(4)
 
 
 def _respond(made: Answer) -> Response:
-    return Response(made.body, made.status, headers=dict(made.headers))
+    answer = Response((bytes(part) for part in made.parts), made.status, headers=dict(made.headers))
+    if made.parts:
+        answer.content_length = made.length  # the parts are others' too, and aren't put together for it
+    return answer
 
 
 @reads(routes, f"/advertisers/{ADVERTISER}/can-serve", FlagOut, Scope.FLAGS, Selection)
@@ -41,7 +44,7 @@ def can_serve(asked: Mapping[str, Any], advertiser_id: int) -> Response:
     made = here().hot.can_serve(here().store.current(), caller(), advertiser_id)
     names = selected(FlagOut, asked)
     if names is not None:
-        told = json.loads(made.body)
+        told = json.loads(b"".join(made.parts))
         return Response(json.dumps({name: told[name] for name in names}), mimetype=JSON)
     return _respond(made)
 
@@ -49,12 +52,12 @@ def can_serve(asked: Mapping[str, Any], advertiser_id: int) -> Response:
 def _bulk(asked: Mapping[str, Any]) -> Response:
     """All flags that the caller may see, by advertiser.
 
-    Send `version` back as `changed_since` to get only what changed; when that is too far back, the answer is complete
-    again. With If-None-Match an unchanged list is 304.
+    Send `version` back as `changed_since` to get only what changed; when that is too far back, or nearly everything
+    changed, the answer is complete again. With If-None-Match an unchanged list is 304.
     """
-    told = request.headers
-    made = here().hot.bulk(caller(), asked.get("changed_since"), told.get("If-None-Match"), told.get("Accept-Encoding"))
-    return _respond(made)
+    told, names = request.headers, tuple(selected(FlagOut, asked) or ())
+    known, accepts = told.get("If-None-Match"), told.get("Accept-Encoding")
+    return _respond(here().hot.bulk(caller(), asked.get("changed_since"), names, known, accepts))
 
 
 _etag = {"ETag": {"description": "Of the whole list.", "schema": {"type": "string"}}}
@@ -82,7 +85,7 @@ def _events(stream: FlagStream) -> Iterator[bytes]:
     guard, told = here().guard, request.headers
     try:
         while True:
-            yield stream.next_events() or b""
+            yield from map(bytes, stream.next_events() or (b"",))
             time.sleep(STREAM_LOOK_SECONDS)
             guard.check_again(told.get("Authorization"), told.get("X-API-Key"))
     except (ProblemError, SpendGateError) as error:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-import msgspec
-
-from spendgate.api.flags import GZIP_LEVEL, FlagList, FlagStore, Rendered, Snapshot
+from spendgate.api.flag_store import FlagStore
 from spendgate.api.identity import Identity, Scope
 from spendgate.api.problems import ProblemError
+from spendgate.api.snapshot import Part, Rendered, Snapshot, zip_parts
 from spendgate.clock import Clock, parse_instant
 from spendgate.errors import ConfigurationError
 
@@ -22,15 +20,21 @@ STREAM_LOOK_SECONDS = 0.5
 HEARTBEAT_SECONDS = 15.0
 # Less isn't worth the time.
 LEAST_ZIPPED = 1_024
+_NOTHING: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer."""
+    """A whole answer; its body is these parts, which others may be sending too."""
 
     status: int
-    body: bytes
+    parts: tuple[Part, ...]
     headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": JSON})
+
+    @property
+    def length(self) -> int:
+        """Bytes of the body."""
+        return sum(map(len, self.parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class HotReads:
         """One advertiser's flag; of an unknown one: no."""
         identity.require(Scope.FLAGS)
         identity.require_sight(advertiser_id)
-        return Answer(200, msgspec.json.encode(snapshot.flag(advertiser_id, self.clock())))
+        return Answer(200, (snapshot.flag(advertiser_id, self.clock()),))
 
     def bulk_at_hand(self, identity: Identity, if_none_match: str | None, accepts: str | None) -> Answer | None:
         """The whole list if it was looked at and made into bytes already; None: `bulk` may have to wait for it."""
@@ -53,34 +57,41 @@ class HotReads:
         if made is None:
             return None
         identity.require(Scope.FLAGS)
+        if made.zipped_at_hand is None and not _is_known(made, if_none_match) and _takes_gzip(accepts):
+            return None  # a second's work
         return _whole(made, if_none_match, accepts)
 
     def bulk(
-        self, identity: Identity, changed_since: str | None, if_none_match: str | None, accepts: str | None
+        self,
+        identity: Identity,
+        changed_since: str | None,
+        names: tuple[str, ...],
+        if_none_match: str | None,
+        accepts: str | None,
     ) -> Answer:
-        """All flags that the caller may see, or those that changed since; 304 when it has them already."""
+        """All flags that the caller may see, or those that changed since, of all fields or these; 304: it has them."""
         identity.require(Scope.FLAGS)
         if changed_since is not None:
-            return _part(self._changed(identity, changed_since), accepts)
-        snapshot = self.store.current()
+            told = self.listed(*self._changed(changed_since), identity, names)
+            return _part(told, accepts) if isinstance(told, bytes) else _zipped_or_not(told, accepts)
+        told = self.listed(self.store.current(), None, identity, names)
+        return _part(told, accepts) if isinstance(told, bytes) else _whole(told, if_none_match, accepts)
+
+    def listed(
+        self, snapshot: Snapshot, found: set[int] | None, identity: Identity, names: tuple[str, ...] = ()
+    ) -> Rendered | bytes:
+        """The flags of those who were found, None: of all, that the caller may see; the whole list is ready-made."""
+        now = self.clock()
         if not identity.is_staff:
-            return _part(self._all(snapshot, identity), accepts)
-        return _whole(snapshot.rendered(self.clock()), if_none_match, accepts)
+            mine = {identity.only} if found is None else found & {identity.only}
+            return snapshot.some(mine, now, complete=found is None, names=names)
+        if found is None or snapshot.is_most(found):
+            return snapshot.rendered(now, names)
+        return snapshot.some(found, now, complete=False, names=names)
 
-    def _all(self, snapshot: Snapshot, identity: Identity) -> FlagList:
-        seen = snapshot.rows if identity.is_staff else [identity.only]
-        return snapshot.of(seen, self.clock(), complete=True)
-
-    def _changed(self, identity: Identity, since: str) -> FlagList:
+    def _changed(self, since: str) -> tuple[Snapshot, set[int] | None]:
         parsed = parse_since(since)
-        if isinstance(parsed, int):
-            snapshot, found = self.store.changed_since(parsed)
-            if found is None:
-                return self._all(snapshot, identity)
-        else:
-            snapshot, found = self.store.changed_from(parsed)
-        seen = found if identity.is_staff else found & {identity.only}
-        return snapshot.of(seen, self.clock(), complete=False)
+        return self.store.changed_since(parsed) if isinstance(parsed, int) else self.store.changed_from(parsed)
 
     def open_stream(self, identity: Identity, last_event_id: str | None) -> FlagStream:
         """A stream of flags, from a snapshot or from where the caller stood."""
@@ -99,55 +110,65 @@ class FlagStream:
     _stale: bool | None = None
     _said: float = field(default_factory=time.monotonic)
 
-    def next_events(self) -> bytes:
-        """What there is to send now, may be nothing; blocks for a look at the warehouse.
+    def next_events(self) -> Sequence[Part]:
+        """What there is to send now, in parts, may be nothing; blocks for a look at the warehouse.
 
         Raises:
             SpendGateError: the warehouse can't be read.
         """
-        store, now = self.reads.store, self.reads.clock()
+        store = self.reads.store
         snapshot = store.current()
-        stale = snapshot.has_stale(now)
+        stale = snapshot.has_stale(self.reads.clock())
         if self.known is None or (self._stale is not None and stale != self._stale):
-            return self._say("flags", self.reads._all(snapshot, self.identity), stale)
+            return self._say(snapshot, None, stale)
         if self.known == snapshot.version and self._stale is not None:
             return self._live()
         snapshot, found = store.changed_since(self.known)
-        if found is None:
-            return self._say("flags", self.reads._all(snapshot, self.identity), stale)
-        seen = found if self.identity.is_staff else found & {self.identity.only}
-        if not seen:
-            self.known, self._stale = snapshot.version, stale
-            return self._live()
-        return self._say("changes", snapshot.of(seen, now, complete=False), stale)
+        if found is None or (self.identity.is_staff and found) or self.identity.only in found:
+            return self._say(snapshot, found, stale)
+        self.known, self._stale = snapshot.version, stale
+        return self._live()
 
-    def _say(self, event: str, flags: FlagList, stale: bool) -> bytes:
-        self.known, self._stale, self._said = flags.version, stale, time.monotonic()
-        return b"id: %d\nevent: %s\ndata: %s\n\n" % (flags.version, event.encode(), msgspec.json.encode(flags))
+    def _say(self, snapshot: Snapshot, found: set[int] | None, stale: bool) -> Sequence[Part]:
+        self.known, self._stale, self._said = snapshot.version, stale, time.monotonic()
+        told = self.reads.listed(snapshot, found, self.identity)
+        parts, event = ((told,), "changes") if isinstance(told, bytes) else (told.parts, "flags")
+        head = f"id: {snapshot.version}\nevent: {'flags' if found is None else event}\ndata: "
+        return (head.encode(), *parts, b"\n\n")
 
-    def _live(self) -> bytes:
+    def _live(self) -> Sequence[Part]:
         if time.monotonic() - self._said < HEARTBEAT_SECONDS:
-            return b""
+            return ()
         self._said = time.monotonic()
-        return b": nothing changed\n\n"
+        return (b": nothing changed\n\n",)
+
+
+def _is_known(made: Rendered, if_none_match: str | None) -> bool:
+    return if_none_match is not None and has_etag(if_none_match, made.etag)
+
+
+def _takes_gzip(accepts: str | None) -> bool:
+    return accepts is not None and accepts_gzip(accepts)
 
 
 def _whole(made: Rendered, if_none_match: str | None, accepts: str | None) -> Answer:
-    headers = {"ETag": made.etag, "Vary": "Accept-Encoding"}
-    if if_none_match is not None and has_etag(if_none_match, made.etag):
-        return Answer(304, b"", headers)
-    headers["Content-Type"] = JSON
-    if accepts is not None and accepts_gzip(accepts):
-        return Answer(200, made.zipped, {**headers, "Content-Encoding": "gzip"})
-    return Answer(200, made.body, headers)
+    if _is_known(made, if_none_match):
+        return Answer(304, (), {"ETag": made.etag, "Vary": "Accept-Encoding"})
+    return _zipped_or_not(made, accepts, {"ETag": made.etag})
 
 
-def _part(flags: FlagList, accepts: str | None) -> Answer:
-    body = msgspec.json.encode(flags)
+def _zipped_or_not(made: Rendered, accepts: str | None, more: Mapping[str, str] = _NOTHING) -> Answer:
+    headers = {**more, "Vary": "Accept-Encoding", "Content-Type": JSON}
+    if _takes_gzip(accepts):
+        return Answer(200, made.zipped(), {**headers, "Content-Encoding": "gzip"})
+    return Answer(200, made.parts, headers)
+
+
+def _part(body: bytes, accepts: str | None) -> Answer:
     headers = {"Content-Type": JSON, "Vary": "Accept-Encoding"}
-    if len(body) < LEAST_ZIPPED or accepts is None or not accepts_gzip(accepts):
-        return Answer(200, body, headers)
-    return Answer(200, gzip.compress(body, GZIP_LEVEL, mtime=0), {**headers, "Content-Encoding": "gzip"})
+    if len(body) < LEAST_ZIPPED or not _takes_gzip(accepts):
+        return Answer(200, (body,), headers)
+    return Answer(200, zip_parts([body]), {**headers, "Content-Encoding": "gzip"})
 
 
 def parse_since(text: str) -> int | datetime:

@@ -67,6 +67,12 @@ class Transaction:
         self._begin()
         return self.connection.execute(*self._bind(load_statement(name, self.dialect), parameters)).all()
 
+    def pages(self, name: str, size: int, **parameters: object) -> Iterator[Sequence[Row[Any]]]:
+        """As `rows`, so many at a time, and no more of them in this process; read them within the transaction."""
+        self._begin()
+        statement, bound = self._bind(load_statement(name, self.dialect), parameters)
+        yield from self.connection.execute(statement, bound, execution_options={"yield_per": size}).partitions()
+
     def select(self, source: str, **parameters: object) -> tuple[list[str], Sequence[Row[Any]]]:
         """Column names and rows of a T-SQL query given as text."""
         self._begin()
