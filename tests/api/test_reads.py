@@ -56,6 +56,20 @@ def test_the_list_of_all_flags_is_zipped_tagged_and_not_sent_twice(place: Place)
     assert (later.status_code, [flag["can_serve"] for flag in later.json["flags"]]) == (200, [False, False, False])
 
 
+def test_of_a_list_of_flags_only_what_is_asked_for_is_answered(place: Place) -> None:
+    narrow = place.get("/v1/can-serve?fields=can_serve,advertiser_id", **{"Accept-Encoding": "gzip"})
+    told = json.loads(gzip.decompress(narrow.data))
+    assert told["flags"][0] == {"can_serve": True, "advertiser_id": 1}
+    assert told.keys() == {"version", "complete", "flags"}
+    assert narrow.headers["ETag"] != place.get("/v1/can-serve").headers["ETag"]
+    known = place.get("/v1/can-serve?fields=can_serve,advertiser_id", **{"If-None-Match": narrow.headers["ETag"]})
+    assert known.status_code == 304
+    changed = place.get(f"/v1/can-serve?fields=version&changed_since={told['version'] - 1}").json
+    assert changed["flags"] == [{"version": 1}]
+    mine = place.get("/v1/can-serve?fields=reason", place.own_key).json
+    assert mine["flags"] == [{"reason": "ok"}]
+
+
 def test_changes_are_told_since_a_version_and_since_a_time(place: Place) -> None:
     version = place.get("/v1/can-serve").json["version"]
     told = place.get(f"/v1/can-serve?changed_since={version - 1}").json

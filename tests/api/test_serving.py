@@ -30,7 +30,7 @@ def client(address: str, place: Place) -> Iterator[httpx.Client]:
         yield made
 
 
-LANE = ("/advertisers/1/can-serve", "/advertisers/999/can-serve", "/can-serve", "/can-serve?changed_since=0")
+LANE = ("/advertisers/1/can-serve", "/advertisers/999/can-serve", "/can-serve", "/can-serve?changed_since=0", "/can-serve?fields=reason")
 
 
 @pytest.mark.parametrize("path", LANE)
@@ -72,6 +72,7 @@ def test_the_lane_hides_other_advertisers(address: str, tokens: dict[str, str | 
 def test_what_the_lane_does_not_know_flask_answers(client: httpx.Client, address: str) -> None:
     assert client.get("/advertisers/1/can-serve?fields=can_serve").json() == {"can_serve": True}
     assert client.get("/can-serve?changed=1").status_code == 422
+    assert client.get("/can-serve?fields=reason,nothing").status_code == 422
     assert client.get("/can-serve?changed_since=x").status_code == 422
     assert client.head("/can-serve").status_code == 200
     for path in ("", "/budget", "/v1/health/live", "/budget/v1/nothing", "/budget/v1/advertisers/0/can-serve"):

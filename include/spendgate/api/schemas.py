@@ -137,7 +137,7 @@ class AdsPage(Page):
     )
 
 
-class FlagsAsked(Asked):
+class FlagsAsked(Selection):
     """Which flags."""
 
     changed_since = fields.String(
