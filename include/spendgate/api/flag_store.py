@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from spendgate.api.memory import give_back
 from spendgate.api.snapshot import FLAGS_A_PIECE, Snapshot
 from spendgate.clock import Clock, format_instant
 from spendgate.warehouse.engine import Warehouse, as_utc
@@ -59,6 +60,7 @@ class FlagStore:
         known = self._snapshot
         if known is None or known.state != state:
             known = self._snapshot = self._load(state)
+            give_back()  # what was read, and what is replaced
         self._looked = began
         return known
 

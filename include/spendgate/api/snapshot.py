@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import chain
+from itertools import accumulate, chain, islice
 from typing import Any
 
 import msgspec
@@ -68,8 +68,8 @@ def zip_parts(parts: Iterable[Part]) -> tuple[bytes, ...]:
     return (*made, b"".join(waiting))
 
 
-# Of a body. A view is of pages that are the system's again as soon as nobody sends them: what threads take of the heap
-# and free stays theirs, and who reads slowly frees it late.
+# Of a body. A view is of pages that are the system's again as soon as nobody sends them; on the heap what slow readers
+# free late would stay.
 Part = bytes | memoryview
 
 
@@ -122,19 +122,16 @@ class Snapshot:
         """Rows of sql/api/list_flags, in pages of any length, as bytes."""
         ids, starts, decided = array("l"), array("l"), array("q")
         pieces: list[Part] = []
-        version, buffer = 0, bytearray()
-        for row in chain.from_iterable(pages):
-            if ids and len(ids) % FLAGS_A_PIECE == 0:
-                pieces.append(_hold(buffer))
-                buffer.clear()
-            version = int(row.last_change)
-            ids.append(row.advertiser_id)
-            decided.append(_stored_micros(row.as_of))
-            starts.append(len(buffer))
-            _encoder.encode_into(read_flag(row), buffer, -1)
-            buffer += b","
-        if buffer:
-            pieces.append(_hold(buffer[:-1]))
+        version, rows = 0, chain.from_iterable(pages)
+        while some := list(islice(rows, FLAGS_A_PIECE)):
+            version = int(some[-1].last_change)
+            told = [_encoder.encode(read_flag(row)) + b"," for row in some]
+            ids.extend(row.advertiser_id for row in some)
+            starts.extend(accumulate(map(len, told[:-1]), initial=0))
+            decided.extend(_stored_micros(row.as_of) for row in some)
+            pieces.append(_hold(told))
+        if pieces:
+            pieces[-1] = pieces[-1][:-1]
         return cls(state, version, max_age, ids, starts, decided, pieces, min(decided, default=None))
 
     def __len__(self) -> int:
@@ -229,10 +226,11 @@ class Snapshot:
         return _as_piece(told, piece)
 
 
-def _hold(buffer: bytearray) -> Part:
-    """The same bytes, in pages of their own."""
-    pages = mmap.mmap(-1, len(buffer), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    pages.write(buffer)
+def _hold(parts: Sequence[bytes]) -> Part:
+    """These bytes, in pages of their own."""
+    pages = mmap.mmap(-1, sum(map(len, parts)), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for part in parts:
+        pages.write(part)
     return memoryview(pages).toreadonly()
 
 
