@@ -12,6 +12,7 @@ SELECT
     f.day,
     f.as_of,
     f.version,
+    f.is_stale,
     c.last_change
 FROM ads.ServingFlag AS f
 CROSS APPLY (

@@ -78,7 +78,9 @@ def fill(warehouse: Warehouse) -> None:
     with warehouse.transaction() as transaction:
         transaction.run(insert(Advertiser), [row | stamps | {"is_inferred": 0} for row in advertisers])
         transaction.run(insert(Ad), [row | stamps | {"is_inferred": 0, "product_link": None} for row in ads])
-        transaction.run(insert(ServingFlag), [row | {"day": date(2026, 11, 21)} for row in flags])
+        held = [0, 1, 0]
+        rows = [row | {"day": date(2026, 11, 21), "is_stale": one} for row, one in zip(flags, held, strict=True)]
+        transaction.run(insert(ServingFlag), rows)
         transaction.run(insert(Outbox), flags)
         transaction.run(insert(TimeHierarchy), [hour_row(hour) | stamps for hour in hours])
         transaction.run(insert(BudgetEvent), [budget_row(n) | stamps for n in range(5)])

@@ -28,7 +28,13 @@ def test_a_flag_says_who_may_serve_with_money_as_text(place: Place) -> None:
         "as_of": "2026-11-21T18:29:00.000Z",
         "version": 1,
         "stale": False,
+        "has_held_events": False,
     }
+
+
+def test_a_flag_decided_without_events_that_the_gate_holds_says_so(place: Place) -> None:
+    assert place.get("/v1/advertisers/2/can-serve").json["has_held_events"] is True
+    assert [flag["has_held_events"] for flag in place.get("/v1/can-serve").json["flags"]] == [False, True, False]
 
 
 def test_unknown_means_no(place: Place) -> None:

@@ -33,13 +33,14 @@ class FlagRow(NamedTuple):
     day: datetime
     as_of: datetime
     version: int
+    is_stale: int
     last_change: int
 
 
 def row(number: int, as_of: datetime) -> Row[Any]:
     money = Decimal(number).quantize(Decimal("0.0001"))
     budget = None if number % 4 == 0 else money
-    made = FlagRow(3 * number, number % 2, "ok", budget, money, money, as_of, as_of, number, 77)
+    made = FlagRow(3 * number, number % 2, "ok", budget, money, money, as_of, as_of, number, number % 2, 77)
     return cast("Row[Any]", made)
 
 

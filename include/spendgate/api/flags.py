@@ -32,6 +32,7 @@ class Flag(msgspec.Struct, frozen=True):
     as_of: str | None
     version: int
     stale: bool
+    has_held_events: bool
 
 
 class FlagList(msgspec.Struct, frozen=True):
@@ -49,7 +50,7 @@ def money(value: Decimal | None) -> str | None:
 
 def unknown_flag(advertiser_id: int) -> Flag:
     """What is said of an advertiser that has no flag: no."""
-    return Flag(advertiser_id, False, UNKNOWN, None, None, None, None, None, 0, False)
+    return Flag(advertiser_id, False, UNKNOWN, None, None, None, None, None, 0, False, False)
 
 
 def as_stale(flag: Flag) -> Flag:
@@ -59,7 +60,7 @@ def as_stale(flag: Flag) -> Flag:
 
 def read_flag(row: Row[Any]) -> Flag:
     """A row of sql/api/list_flags."""
-    advertiser_id, can_serve, reason, budget, spent_today, remaining, day, as_of, version, _ = tuple(row)
+    advertiser_id, can_serve, reason, budget, spent_today, remaining, day, as_of, version, held, _ = tuple(row)
     return Flag(
         advertiser_id,
         can_serve != 0,
@@ -71,6 +72,7 @@ def read_flag(row: Row[Any]) -> Flag:
         _instant(as_of),
         version,
         False,
+        held != 0,
     )
 
 

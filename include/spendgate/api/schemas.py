@@ -232,6 +232,7 @@ class FlagOut(Schema):
     as_of = Instant("The instant that was decided for.", allow_none=True)
     version = _number("1, and one more whenever can_serve or reason changes; 0: unknown.")
     stale = _truth("true: too old to go by, hence no.")
+    has_held_events = _truth("true: the gate holds a batch with events of the advertiser; they don't count yet.")
 
 
 class FlagsOut(Schema):
