@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from airflow.plugins_manager import AirflowPlugin
 
-from spendgate.api.mount import MOUNTED_AT, LazyApi
+from spendgate.api.mount import MOUNTED_AT, BarePath, LazyApi
+
+_API = LazyApi()
+_NAME = "SpendGate budget API"
 
 
 class BudgetApiPlugin(AirflowPlugin):
     """The mount."""
 
     name = "spendgate_budget_api"
-    fastapi_apps = [{"app": LazyApi(), "url_prefix": MOUNTED_AT, "name": "SpendGate budget API"}]
+    fastapi_apps = [{"app": _API, "url_prefix": MOUNTED_AT, "name": _NAME}]
+    fastapi_root_middlewares = [{"middleware": BarePath, "args": [], "kwargs": {"api": _API}, "name": _NAME}]

@@ -13,7 +13,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from spendgate.api import mount
 from spendgate.api.asgi import BudgetApi
-from spendgate.api.mount import MOUNTED_AT, LazyApi
+from spendgate.api.mount import MOUNTED_AT, BarePath, LazyApi
 from tests.api.callers import Place
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -44,6 +44,7 @@ class Server:
         self.app.mount(MOUNTED_AT, lazy)
         self.app.add_api_route("/can-serve", lambda: "a page of the server")
         self.app.add_middleware(GZipMiddleware)
+        self.app.add_middleware(BarePath, api=lazy)
         self.app.add_middleware(Counting)
         Counting.seen = []
 
@@ -78,3 +79,13 @@ def test_a_middleware_that_may_be_needed_sees_all_of_them(place: Place, monkeypa
     answers = Server(place, monkeypatch).ask(HOT, HOT, OTHER, key=place.staff_key)
     assert [answer.status_code for answer in answers] == [200] * 3
     assert Counting.seen == [HOT, HOT, OTHER]
+
+
+@pytest.mark.parametrize("root", ["", "/airflow"])
+def test_the_path_of_the_mount_is_the_apis_without_a_slash_too(
+    place: Place, monkeypatch: pytest.MonkeyPatch, root: str
+) -> None:
+    server = Server(place, monkeypatch, root)
+    bare, slashed, page = server.ask("/budget", "/budget/", "/can-serve", key=place.staff_key)
+    assert (bare.status_code, bare.headers["content-type"]) == (404, "application/problem+json")
+    assert (bare.content, page.status_code) == (slashed.content, 200)

@@ -29,12 +29,13 @@ MOUNTED_AT = "/budget"
 # Ends of the paths that the short way is for.
 HOT = ("/can-serve", "/can-serve/stream")
 # What isn't needed there. An access log: ours has the request. Compression: our lists come compressed, a flag is short.
-# Renewal of the cookie by which Airflow's UI is logged in: the API takes no cookies.
+# Renewal of the cookie by which Airflow's UI is logged in: the API takes no cookies. Ours is for another path.
 NEEDLESS = frozenset(
     {
         "airflow.api_fastapi.common.http_access_log.HttpAccessLogMiddleware",
         "starlette.middleware.gzip.GZipMiddleware",
         "airflow.api_fastapi.auth.middlewares.refresh_token.JWTRefreshMiddleware",
+        "spendgate.api.mount.BarePath",
     }
 )
 
@@ -64,6 +65,23 @@ class LazyApi:
             if self._api is None:
                 self._api = BudgetApi()
             return self._api
+
+
+@dataclass(frozen=True, slots=True)
+class BarePath:
+    """A middleware: /budget alone is the API's too. A mount takes only what comes after a slash."""
+
+    app: App
+    api: App
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, or a server's start and end."""
+        if scope["type"] == "http" and scope["path"].endswith(MOUNTED_AT):
+            root = scope.get("root_path", "") + MOUNTED_AT
+            if scope["path"] == root:
+                await self.api({**scope, "root_path": root, "path": root + "/"}, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)
