@@ -7,14 +7,17 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import insert, update
 
+from spendgate.api import guard
 from spendgate.api.app import create_app
 from spendgate.api.asgi import BudgetApi
 from spendgate.api.identity import Scope
@@ -30,7 +33,13 @@ def client(address: str, place: Place) -> Iterator[httpx.Client]:
         yield made
 
 
-LANE = ("/advertisers/1/can-serve", "/advertisers/999/can-serve", "/can-serve", "/can-serve?changed_since=0", "/can-serve?fields=reason")
+LANE = (
+    "/advertisers/1/can-serve",
+    "/advertisers/999/can-serve",
+    "/can-serve",
+    "/can-serve?changed_since=0",
+    "/can-serve?fields=reason",
+)
 
 
 @pytest.mark.parametrize("path", LANE)
@@ -150,6 +159,50 @@ def test_a_body_that_does_not_come_is_waited_for_no_longer_than_it_takes(
     assert b"application/problem+json" in answer
 
 
+def test_a_warehouse_that_says_nothing_is_waited_for_no_longer_than_patience_lasts(
+    address: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spendgate.api.standing.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("spendgate.api.bridge.ANSWER_SECONDS", 0.6)
+    thawed, find_keys = threading.Event(), guard._find_keys
+
+    def find_frozen(*asked: Any) -> Any:
+        assert thawed.wait(30)
+        return find_keys(*asked)
+
+    monkeypatch.setattr(guard, "_find_keys", find_frozen)
+    with httpx.Client(base_url=address, headers={"X-API-Key": place.staff_key}, trust_env=False, timeout=20) as client:
+        began = time.monotonic()
+        for path, longest in (("/advertisers/1/can-serve", 0.6), ("/can-serve", 0.2), ("/me", 1.0)):
+            answer = client.get(path)
+            assert (answer.status_code, answer.json()["type"]) == (503, "urn:spendgate:problem:unavailable"), path
+            assert answer.headers["Retry-After"] == "5"
+            assert time.monotonic() - began < longest, path
+            began = time.monotonic()
+        assert client.get("/health/live").status_code == 200, "who waits doesn't hold up monitors"
+        thawed.set()
+        deadline = time.monotonic() + 5
+        while client.get("/advertisers/1/can-serve").status_code != 200:
+            assert time.monotonic() < deadline, "it recovers by itself"
+            time.sleep(0.02)
+
+
+def test_a_client_that_does_not_take_its_answer_is_let_go(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spendgate.api.asgi.TAKEN_SECONDS", 0.1)
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if message.get("body"):
+            await asyncio.sleep(30)
+
+    headers = [(b"x-api-key", place.staff_key.encode())]
+    scope = {"type": "http", "method": "GET", "path": "/v1/can-serve", "root_path": "", "headers": headers}
+    asyncio.run(asyncio.wait_for(BudgetApi(lambda: place.app)(scope, send, send), 5))
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert sent[1]["more_body"] is True
+
+
 def test_an_app_that_can_not_be_built_answers_503_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spendgate.api.asgi.REBUILD_SECONDS", 0.0)
     fails = [True]
@@ -192,7 +245,7 @@ def test_the_plugin_opens_and_loads_nothing_when_airflow_imports_it(root: Path) 
         "print(sorted(new), mounts, len(there))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
-    assert done.stdout.splitlines()[-1:] == ["['budget_api', 'spendgate'] ['/budget'] 3"], done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1:] == ["['budget_api', 'spendgate'] ['/budget'] 4"], done.stderr[-2000:]
 
 
 def test_the_same_app_serves_under_any_wsgi_server(place: Place) -> None:

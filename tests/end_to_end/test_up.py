@@ -27,6 +27,8 @@ from tests.brokers import await_that, free_port
 from tests.factories import advertiser, budget, click
 from tests.untraced import untraced
 
+from spendgate.api.accounts import Accounts
+from spendgate.api.identity import Scope
 from spendgate.clock import utc_now
 from spendgate.errors import ServiceError
 from spendgate.local import airflow, airflow_client, postgres, services
@@ -78,7 +80,7 @@ def settings(
     dags: Path,
     webhook: tuple[str, list[dict[str, Any]]],
 ) -> Iterator[Settings]:
-    """A home in which everything is up."""
+    """A home in which everything is up; Airflow was first, when there was no warehouse yet."""
     made = Settings(
         home=lend_metadata(tmp_path_factory.mktemp("up")),
         # Not the port that others try first: two homes that start at once would both find it free.
@@ -88,10 +90,34 @@ def settings(
     )
     try:
         with mock.patch.dict(os.environ, untraced(), clear=True):
+            airflow.start(Supervisor(made.home), made, print)
+            with httpx.Client(base_url=services.ui(made)[0], trust_env=False, timeout=30) as client:
+                says_no(client)
             start_services(made, schedule=True)
         yield made
     finally:
         services.down(made, lambda _: None)
+
+
+FLAG, READY = "/budget/v1/advertisers/1/can-serve", "/budget/v1/health/ready"
+
+
+def says_no(client: httpx.Client) -> None:
+    """Without a warehouse the API says so in time, and Airflow's own pages and API are what they were."""
+
+    def seconds(path: str) -> float:
+        began = time.monotonic()
+        answer = client.get(path)
+        assert answer.status_code == 503, answer.text
+        assert "the warehouse" in answer.text.lower()
+        return time.monotonic() - began
+
+    # Of three, for the machine has other tests to do.
+    assert any(seconds(READY) < 2 for _ in range(3))
+    assert any(seconds(FLAG) < 2.5 for _ in range(3))
+    assert client.get("/api/v2/monitor/health").json()["metadatabase"] == {"status": "healthy"}
+    page = client.get("/")
+    assert (page.status_code, "<html" in page.text) == (200, True)
 
 
 def publish(settings: Settings, *bodies: bytes) -> None:
@@ -202,6 +228,36 @@ def test_a_dag_runs_by_the_client_and_one_that_is_late_broken_or_absent_is_told(
             client.wait_for_dag("broken")
         with pytest.raises(ServiceError, match="Airflow answered 404"):
             client.unpause("absent")
+
+
+def test_without_a_warehouse_airflow_works_and_the_api_says_no_until_it_is_back(settings: Settings) -> None:
+    """Frozen, then stopped. That Airflow starts without one, the fixture has seen."""
+    warehouse = Warehouse(services.warehouse_url(settings))
+    key = Accounts(warehouse, utc_now).add_key("outage", [Scope.FLAGS], is_staff=True)
+    warehouse.close()
+    supervisor = Supervisor(settings.home)
+    with httpx.Client(
+        base_url=services.ui(settings)[0], headers={"X-API-Key": key}, trust_env=False, timeout=30
+    ) as client:
+
+        def answers() -> bool:
+            return client.get(FLAG).status_code == 200
+
+        await_that(answers, 30, pause=LOOK_SECONDS)
+        frozen = supervisor.processes([postgres.NAME])
+        try:
+            for process in frozen:
+                process.suspend()
+            says_no(client)
+        finally:
+            for process in frozen:
+                process.resume()
+        await_that(answers, 10, pause=LOOK_SECONDS)
+        supervisor.stop([postgres.NAME], signals={postgres.NAME: postgres.STOP_SIGNAL})
+        says_no(client)
+        postgres.start(supervisor, settings, print)
+        await_that(answers, 10, pause=LOOK_SECONDS)
+        await_that(lambda: "the warehouse" not in client.get(READY).text, 10, pause=LOOK_SECONDS)
 
 
 def test_what_was_killed_is_started_again_and_nothing_is_left_after_the_end(settings: Settings) -> None:

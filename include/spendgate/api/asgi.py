@@ -22,7 +22,7 @@ from flask import Flask
 
 from spendgate.api.access_log import log_access
 from spendgate.api.app import MAX_BODY_BYTES, SECURITY_HEADERS, create_app
-from spendgate.api.bridge import Bridge
+from spendgate.api.bridge import Bridge, in_time
 from spendgate.api.context import Context, find_context
 from spendgate.api.flag_store import LOOK_AGAIN_SECONDS
 from spendgate.api.flags import Flag
@@ -45,6 +45,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 # How long a failure to build is remembered.
 REBUILD_SECONDS = 5.0
 FLASK_THREADS, LANE_THREADS = 6, 4
+# A monitor doesn't wait behind requests that wait for the warehouse.
+HEALTH_THREADS = 4
 # Whether callers stand, and whether flags changed: nobody waits for these behind other work.
 LOOK_THREADS = 2
 MOST_STREAMS = 500
@@ -106,6 +108,7 @@ class Lane:
     def __init__(self, app: Flask) -> None:
         self._context: Context = find_context(app)
         self._flask = Bridge(app, FLASK_THREADS, MAX_BODY_BYTES)
+        self._health = Bridge(app, HEALTH_THREADS, MAX_BODY_BYTES, "spendgate-health")
         # Not asyncio's own threads: others in Airflow's server wait for those.
         self._threads = ThreadPoolExecutor(LANE_THREADS, "spendgate-lane")
         self._look_threads = ThreadPoolExecutor(LOOK_THREADS, "spendgate-look")
@@ -126,9 +129,9 @@ class Lane:
             if path == "/v1/can-serve/stream" and not query:
                 return await self._stream(scope, receive, send)
         try:
-            await self._flask(scope, receive, send)
-        except ProblemError as problem:
-            await _send(send, _as_answer(problem, scope["path"]), self._cors(scope))
+            await (self._health if path.startswith("/v1/health/") else self._flask)(scope, receive, send)
+        except (ProblemError, SpendGateError) as error:
+            await _send(send, _as_answer(to_problem(error), scope["path"]), self._cors(scope))
         return None
 
     async def _answer(self, scope: Scope, send: Send, rule: str, answer: Awaitable[tuple[Identity, Answer]]) -> None:
@@ -176,7 +179,7 @@ class Lane:
         if known is not None:
             return known
         if self._looking is not None:
-            return await asyncio.shield(self._looking)
+            return await in_time(asyncio.shield(self._looking))
         return await self._in_thread(store.current)
 
     def _looked(self, done: asyncio.Future[Snapshot]) -> None:
@@ -228,7 +231,7 @@ class Lane:
         return {**told, "Cross-Origin-Resource-Policy": "cross-origin", "Vary": "Origin, Accept-Encoding"}
 
     async def _in_thread(self, call: Callable[..., Thing], *given: object) -> Thing:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *given)
+        return await in_time(asyncio.get_running_loop().run_in_executor(self._threads, call, *given))
 
 
 class _Headers:
