@@ -85,7 +85,7 @@ def test_the_page_for_people_needs_nothing_from_elsewhere(place: Place) -> None:
 @pytest.mark.parametrize("with_token", [True, False], ids=["with a token", "without"])
 def test_whatever_is_asked_no_answer_is_undocumented_or_the_servers_fault(place: Place, with_token: bool) -> None:
     """Over all operations but the stream, which doesn't end; SPENDGATE_TEST_API_CASES of each kind for each."""
-    cases = int(os.environ.get("SPENDGATE_TEST_API_CASES", "18"))
+    cases = int(os.environ.get("SPENDGATE_TEST_API_CASES", "36"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         mounted = DispatcherMiddleware(lambda environ, start: [], {MOUNTED_AT: place.app})
