@@ -61,7 +61,7 @@ def test_very_many_partitions_share_slices_and_none_is_left_out(warehouse: Wareh
 
 def test_following_reads_what_is_new_and_decides_flags_of_it(warehouse: Warehouse, bench: Bench) -> None:
     clicks = bench.topic(partitions=3)
-    bench.produce(clicks, [advertiser(HOUR_AGO), budget(1, HOUR_AGO, "5"), click(1, HOUR_AGO, "5")], partition=1)
+    bench.produce(clicks, [advertiser(HOUR_AGO), budget(1, HOUR_AGO, "5"), click(1, utc_now(), "5")], partition=1)
     done = pipeline(warehouse, bench, clicks).follow_news()
     assert (done["intake"]["partitions"], done["intake"]["events"], done["published"]) == (1, 3, {"messages": 1})
     (flag,) = stored(warehouse, ServingFlag)
@@ -72,7 +72,7 @@ def test_following_reads_other_streams_and_decides_flags_before_it_tells_what_fa
     warehouse: Warehouse, bench: Bench
 ) -> None:
     clicks = bench.topic()
-    bench.produce(clicks, [advertiser(HOUR_AGO), budget(1, HOUR_AGO, "5"), click(1, HOUR_AGO, "5")])
+    bench.produce(clicks, [advertiser(HOUR_AGO), budget(1, HOUR_AGO, "5"), click(1, utc_now(), "5")])
     with pytest.raises(StreamUnknownError, match="missing"):
         pipeline(warehouse, bench, "missing", clicks).follow_news()
     assert [row.reason for row in stored(warehouse, ServingFlag)] == ["exhausted"]

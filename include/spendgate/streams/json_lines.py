@@ -16,7 +16,7 @@ MAX_LINE_BYTES = 1_000_000
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # What no line of JSON begins with: a file under a wrong name is one error, not a million rejected events.
-_FOREIGN = {
+FOREIGN = {
     b"\x1f\x8b": "is compressed by gzip: add .gz to its name",
     b"\x28\xb5\x2f\xfd": "is compressed by zstd: add .zst to its name",
     b"Obj\x01": "is Avro: let its name end in .avro",
@@ -78,6 +78,6 @@ def _require_bounded(line: bytes) -> None:
 
 
 def _refuse_foreign(chunk: bytes) -> None:
-    for beginning, remedy in _FOREIGN.items():
+    for beginning, remedy in FOREIGN.items():
         if chunk.startswith(beginning):
             raise DamageError(remedy)
