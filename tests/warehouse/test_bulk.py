@@ -221,7 +221,9 @@ def test_copies_that_follow_each_other_use_one_login(any_warehouse: Warehouse, m
     monkeypatch.setattr(bulk, "FEW_ROWS", 0)
     with closing(Warehouse(any_warehouse.url)) as copying:
         for number in range(3):
-            copying.bulk_load(BatchPayload, payload(number))
+            with copying.transaction() as transaction:  # as a batch is staged: two connections, of which one copies
+                transaction.next_batch_id()
+                copying.bulk_load(BatchPayload, payload(number))
         assert len(made) == 1
         assert made[0].connection.is_connected()
         with pytest.raises(PermanentError):

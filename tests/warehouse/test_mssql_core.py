@@ -21,6 +21,7 @@ class Core:
     def __init__(self, login: dict[str, object]) -> None:
         self.login = login
         self.closed = 0
+        self.is_cut = False
         logins.append(self)
 
     def cursor(self) -> Core:
@@ -28,6 +29,11 @@ class Core:
 
     def close(self) -> None:
         self.closed += 1
+        if self.is_cut:
+            raise RuntimeError("Cursor close failed: the server ended the connection")
+
+    def bulkcopy_arrow(self) -> None:
+        """Only its name matters here."""
 
 
 logins: list[Core] = []
@@ -69,7 +75,8 @@ def test_a_login_that_rested_is_replaced(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_copy_that_failed_ends_its_login() -> None:
     connection = pooled()
-    with pytest.raises(RuntimeError), kept_cursor(connection, 15):
+    use(connection).is_cut = True
+    with pytest.raises(RuntimeError, match="2627"), kept_cursor(connection, 15):
         raise RuntimeError("Sql Error: 2627")
     assert logins[0].closed == 2
     assert use(connection) is logins[1]
@@ -77,7 +84,7 @@ def test_a_copy_that_failed_ends_its_login() -> None:
 
 def test_a_login_ends_with_the_connection_that_it_was_kept_with() -> None:
     connection = pooled()
-    use(connection)
+    use(connection).is_cut = True
     for _ in range(2):
         forget_login(None, connection)
     assert logins[0].closed == 2
@@ -97,6 +104,8 @@ def test_who_signs_in_otherwise_or_asks_for_more_logs_in_by_the_driver(url: str)
 
 
 def test_another_core_than_the_one_we_know_is_left_alone(core: Any) -> None:
+    core.PyCoreConnection = lambda login: SimpleNamespace(cursor=object)
+    assert use(pooled()) is None
     del core.PyCoreConnection
     assert use(pooled()) is None
 

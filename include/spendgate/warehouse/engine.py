@@ -228,6 +228,9 @@ class Warehouse:
             self.url,
             pool_size=self.connections,
             max_overflow=0,
+            # The connection that came back last goes out first: who has a transaction open and copies beside it copies
+            # by the same one each time, with which SQL Server's bulk copies keep their login.
+            pool_use_lifo=True,
             # A connection that its server or a gateway closed while it was idle is replaced, not handed out.
             pool_pre_ping=True,
             connect_args=_connect_args(self.url),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,10 @@ class _Login:
     used_at: float
 
     def close(self) -> None:
-        self.cursor.close()
-        self.connection.close()
+        """End it; that it can't be ended, because the server did, is no news, and hides no other error."""
+        for one in (self.cursor, self.connection):
+            with suppress(RuntimeError):
+                one.close()
 
 
 def core_login(url: URL, timeout: int) -> dict[str, object] | None:
@@ -93,6 +95,7 @@ def _log_in(url: URL, timeout: int) -> _Login | None:
         from mssql_py_core import PyCoreConnection
 
         connection = PyCoreConnection(given)
-        return _Login(connection, connection.cursor(), time.monotonic())
+        login = _Login(connection, connection.cursor(), time.monotonic())
     except OTHER_CORE:
         return None
+    return login if hasattr(login.cursor, "bulkcopy_arrow") else None
