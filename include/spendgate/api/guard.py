@@ -11,7 +11,8 @@ import hmac
 import logging
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
@@ -69,6 +70,7 @@ class Guard:
     _read: dict[str, Credential] = field(default_factory=dict)
     _noted: dict[int, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _notes: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "spendgate-notes"))
 
     def check(self, authorization: str | None, api_key: str | None) -> Identity:
         """Who calls, by the values of the headers Authorization and X-API-Key.
@@ -140,6 +142,7 @@ class Guard:
                 found[one] = self._of_session(one, session_rows.get(one.name))
             else:
                 found[one] = self._of_key(one, key_rows.get(one.name))
+        self._note_uses({one.id for one in found.values() if isinstance(one, Identity) and one.kind == "key"})
         return found
 
     def _of_session(self, credential: Credential, row: Row[Any] | None) -> Found:
@@ -155,29 +158,31 @@ class Guard:
             return unauthorized("key_invalid", "This is no key of ours: see who gave it to you.")
         if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= self.clock()):
             return unauthorized("key_revoked", "This key is good no more: ask for another one.")
-        self._note_use(row.id)
         scopes = frozenset(Scope(name) for name in row.scopes.split())
         return Identity("key", row.id, row.name, bool(row.is_staff), row.advertiser_id, scopes)
 
-    def _note_use(self, key_id: int) -> None:
+    def _note_uses(self, keys: Collection[int]) -> None:
+        """Note that these keys are in use, in a while: nobody waits for it."""
         with self._lock:
-            last = self._noted.get(key_id)
-            if last is not None and time.monotonic() - last < USE_NOTED_EVERY.total_seconds():
-                return
-            self._noted[key_id] = time.monotonic()
-        try:
-            self._store_use(key_id, self.clock())
-        except SpendGateError as error:  # only people who clean up miss it
-            log.warning("The use of key %d wasn't noted: %s", key_id, error)
-        audit.info("key in use: key:%d", key_id)
+            old = time.monotonic() - USE_NOTED_EVERY.total_seconds()
+            fresh = [key for key in keys if self._noted.get(key, float("-inf")) <= old]
+            self._noted.update(dict.fromkeys(fresh, time.monotonic()))
+        for key in fresh:
+            audit.info("key in use: key:%d", key)
+        if fresh:
+            self._notes.submit(self._store_uses, fresh, self.clock())
 
-    def _store_use(self, key_id: int, now: datetime) -> None:
-        with self.warehouse.transaction() as transaction:
-            mine = ApiKeyUse.c.key_id == key_id
-            if transaction.run(update(ApiKeyUse).where(mine).values(last_used_at=now)).rowcount == 0:
-                values = select(ApiKey.c.id, literal(now, Instant())).where(ApiKey.c.id == key_id)
-                unused = ~select(ApiKeyUse.c.key_id).where(mine).exists()
-                transaction.run(insert(ApiKeyUse).from_select(["key_id", "last_used_at"], values.where(unused)))
+    def _store_uses(self, keys: Sequence[int], now: datetime) -> None:
+        try:
+            with self.warehouse.transaction() as transaction:
+                for some in in_slices(keys):
+                    mine = ApiKeyUse.c.key_id.in_(some)
+                    transaction.run(update(ApiKeyUse).where(mine).values(last_used_at=now))
+                    values = select(ApiKey.c.id, literal(now, Instant())).where(ApiKey.c.id.in_(some))
+                    unused = ~select(ApiKeyUse.c.key_id).where(ApiKeyUse.c.key_id == ApiKey.c.id).exists()
+                    transaction.run(insert(ApiKeyUse).from_select(["key_id", "last_used_at"], values.where(unused)))
+        except SpendGateError as error:  # only people who clean up miss it
+            log.warning("The use of %d keys wasn't noted: %s", len(keys), error)
 
 
 def _require_length(credential: str) -> None:
