@@ -224,6 +224,14 @@ def test_ready_says_why_it_isnt_and_live_is_alive_all_the_same(place: Place, tmp
     assert "127.0.0.1" not in unread.text
 
 
+def test_a_stream_is_asked_for_by_headers_alone_and_asking_for_its_headers_alone_keeps_nothing(place: Place) -> None:
+    key = {"X-API-Key": place.staff_key}
+    assert place.client.get("/v1/can-serve/stream?t=1", headers=key).status_code == 422
+    for _ in range(5):  # one more than there may be
+        with place.client.head("/v1/can-serve/stream", headers=key) as answer:
+            assert answer.status_code == 200
+
+
 def test_the_open_stream_tells_all_flags_then_what_changes_and_resumes(place: Place) -> None:
     reads = place.app.extensions["spendgate"].hot
     with place.app.test_request_context(headers={"X-API-Key": place.staff_key}):

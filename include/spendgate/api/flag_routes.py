@@ -16,7 +16,7 @@ from spendgate.api.hot import EVENTS, JSON, STREAM_LOOK_SECONDS, Answer, FlagStr
 from spendgate.api.identity import Scope
 from spendgate.api.problems import ProblemError
 from spendgate.api.routes import ADVERTISER, GUARDED_ERRORS, Routes, publish, reads, selected, with_errors
-from spendgate.api.schemas import FlagOut, FlagsAsked, FlagsOut, Selection, StreamAsked
+from spendgate.api.schemas import Asked, FlagOut, FlagsAsked, FlagsOut, Selection, StreamAsked
 from spendgate.errors import SpendGateError
 
 log = logging.getLogger(__name__)
@@ -67,18 +67,22 @@ _documented = routes.arguments(FlagsAsked, location="query")(with_errors(routes,
 publish(routes, "/can-serve", _documented, Scope.FLAGS)
 
 
-def _stream(asked: Mapping[str, Any]) -> Response:
+def _stream(*asked: Mapping[str, Any]) -> Response:
     """Flags as server-sent events: first `flags` with all of them, then `changes` as they are decided.
 
     An event's id is its `version`; send the last one as Last-Event-ID to go on from there. A comment comes every 15 s
     when nothing changes. The stream ends when its token does.
     """
-    stream = here().hot.open_stream(caller(), asked.get("last_event_id"))
+    told = {name: value for some in asked for name, value in some.items()}
+    stream = here().hot.open_stream(caller(), told.get("last_event_id"))
     if not _THREADS_FOR_STREAMS.acquire(blocking=False):
         raise ProblemError(
             503, "too_many_streams", "As many streams as this server holds are open.", {"Retry-After": "5"}
         )
-    return Response(stream_with_context(_events(stream)), mimetype=EVENTS)
+    answer = Response(stream_with_context(_events(stream)), mimetype=EVENTS)
+    # Not by the events themselves: of an answer to HEAD none is ever asked for.
+    answer.call_on_close(_THREADS_FOR_STREAMS.release)
+    return answer
 
 
 def _events(stream: FlagStream) -> Iterator[bytes]:
@@ -90,10 +94,9 @@ def _events(stream: FlagStream) -> Iterator[bytes]:
             guard.check_again(told.get("Authorization"), told.get("X-API-Key"))
     except (ProblemError, SpendGateError) as error:
         log.info("A stream ends: %s", error)
-    finally:
-        _THREADS_FOR_STREAMS.release()
 
 
 _documented = routes.response(200, {"type": "string"}, content_type=EVENTS)(_stream)
 _documented = routes.arguments(StreamAsked, location="headers")(with_errors(routes, _documented, GUARDED_ERRORS))
+_documented = routes.arguments(Asked, location="query")(_documented)
 publish(routes, "/can-serve/stream", _documented, Scope.FLAGS)
