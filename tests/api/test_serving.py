@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sqlalchemy import insert, update
 
 from spendgate.api import guard
 from spendgate.api.app import create_app
-from spendgate.api.asgi import BudgetApi
+from spendgate.api.asgi import FLASK_THREADS, BudgetApi
 from spendgate.api.identity import Scope
 from spendgate.errors import ServiceError
 from spendgate.warehouse.tables import Outbox, ServingFlag
@@ -179,7 +180,12 @@ def test_a_warehouse_that_says_nothing_is_waited_for_no_longer_than_patience_las
             assert answer.headers["Retry-After"] == "5"
             assert time.monotonic() - began < longest, path
             began = time.monotonic()
+        with ThreadPoolExecutor(FLASK_THREADS) as callers:
+            waited = list(callers.map(lambda path: client.get(path).status_code, ["/me"] * FLASK_THREADS))
+        assert set(waited) == {503}
+        began = time.monotonic()
         assert client.get("/health/live").status_code == 200, "who waits doesn't hold up monitors"
+        assert time.monotonic() - began < 0.5
         thawed.set()
         deadline = time.monotonic() + 5
         while client.get("/advertisers/1/can-serve").status_code != 200:
@@ -189,6 +195,7 @@ def test_a_warehouse_that_says_nothing_is_waited_for_no_longer_than_patience_las
 
 def test_a_client_that_does_not_take_its_answer_is_let_go(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spendgate.api.asgi.TAKEN_SECONDS", 0.1)
+    monkeypatch.setattr("spendgate.api.asgi.MOST_AT_ONCE", 100)
     sent: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:
@@ -201,6 +208,7 @@ def test_a_client_that_does_not_take_its_answer_is_let_go(place: Place, monkeypa
     asyncio.run(asyncio.wait_for(BudgetApi(lambda: place.app)(scope, send, send), 5))
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
     assert sent[1]["more_body"] is True
+    assert len(sent[1]["body"]) <= 100
 
 
 def test_an_app_that_can_not_be_built_answers_503_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

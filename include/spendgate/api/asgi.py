@@ -12,7 +12,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -52,6 +52,8 @@ LOOK_THREADS = 2
 MOST_STREAMS = 500
 # In which a client has to take an answer, or an event: 20 MB by 3 Mbit/s.
 TAKEN_SECONDS = 60.0
+# Bytes of an answer that are handed to a connection at once; it keeps what the client doesn't take.
+MOST_AT_ONCE = 512 * 1024
 _ONE = re.compile(r"/v1/advertisers/([1-9][0-9]{0,9})/can-serve\Z")
 _RULE = "/v1/advertisers/<advertiser_id>/can-serve"
 _GREATEST_ID = 2**31 - 1
@@ -158,6 +160,7 @@ class Lane:
         return identity, await self._in_thread(self._context.hot.bulk, identity, *asked, known, accepts)
 
     async def _identity(self, headers: _Headers) -> Identity:
+        self._standing.require_heard()
         identity = await self._standing.find(await self._credential(headers))
         self._context.guard.limits.count_request(identity)
         return identity
@@ -283,26 +286,39 @@ async def _send(send: Send, made: Answer, more: dict[str, str] | None = None) ->
     if made.status != 304:
         headers["Content-Length"] = str(made.length)
     await send({"type": "http.response.start", "status": made.status, "headers": _raw(headers)})
-    if len(made.parts) <= 1:
+    if made.length <= MOST_AT_ONCE:
         await send({"type": "http.response.body", "body": b"".join(made.parts)})
-    elif await _send_parts(send, made.parts):
-        await send({"type": "http.response.body", "body": b""})
+    else:
+        await _send_parts(send, made.parts, is_all=True)
 
 
-async def _send_parts(send: Send, parts: Iterable[Part]) -> bool:
+async def _send_parts(send: Send, parts: Iterable[Part], *, is_all: bool = False) -> bool:
     """Send parts of a body, each when the one before is on its way; False: the client doesn't take them.
 
-    Then there is nothing to do but to leave the rest out, and the server closes the connection. Until then the client
-    holds a list of flags that may have been replaced many times since.
+    Then there is nothing to do but to leave the rest out, and the server ends the connection once the client, or the
+    kernel, lets go of what was sent. Until then the client holds a list of flags that may have been replaced many times
+    since.
     """
     try:
         async with asyncio.timeout(TAKEN_SECONDS):
-            for part in parts:
+            for part in _slices(parts):
                 await send({"type": "http.response.body", "body": part, "more_body": True})
+            if is_all:
+                await send({"type": "http.response.body", "body": b""})
     except TimeoutError:
         log.info("A client didn't take its answer within %g s, and was let go.", TAKEN_SECONDS)
         return False
     return True
+
+
+def _slices(parts: Iterable[Part]) -> Iterator[Part]:
+    """The same bytes in parts that are no longer than what may wait in a connection's buffer."""
+    for part in parts:
+        if len(part) <= MOST_AT_ONCE:
+            yield part
+        else:
+            whole = memoryview(part)
+            yield from (whole[at : at + MOST_AT_ONCE] for at in range(0, len(whole), MOST_AT_ONCE))
 
 
 async def _gone(receive: Receive) -> None:

@@ -42,8 +42,7 @@ class Standing:
             ProblemError: 401, it stands no more.
             SpendGateError: the warehouse can't be asked, or doesn't answer.
         """
-        if self._is_silent:
-            raise _silent()
+        self.require_heard()
         loop = asyncio.get_running_loop()
         mine: asyncio.Future[Identity] = loop.create_future()
         self._waiting.append((credential, mine))
@@ -51,6 +50,15 @@ class Standing:
             self._is_looking = True
             loop.call_soon(self._begin)  # after those whose requests came in this very turn of the loop
         return await mine
+
+    def require_heard(self) -> None:
+        """Nothing, unless a look is waited for longer than it may take.
+
+        Raises:
+            SpendGateError: the warehouse doesn't answer.
+        """
+        if self._is_silent:
+            raise _silent()
 
     def _begin(self) -> None:
         asked, self._waiting = self._waiting, []

@@ -69,7 +69,8 @@ _BOUNDED: Mapping[str, Any] = {
     "allow.auto.create.topics": False,
 }
 
-# consume() waits this long for a full chunk, deaf to signals: short enough for Ctrl-C and for the tail.
+# consume() waits this long for a full chunk, deaf to signals: short enough for Ctrl-C, and for the tail. (Intake reads
+# in a thread beside it: there Ctrl-C waits for the batch that is being read.)
 _SLICE_SECONDS = 0.05
 # Chunks of 1,000 are read faster than of 10,000 (1.65 against 1.45 million messages/s): they stay in cache.
 _CHUNK_RECORDS = 1_000
