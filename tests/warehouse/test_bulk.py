@@ -220,16 +220,21 @@ def test_copies_that_follow_each_other_use_one_login(any_warehouse: Warehouse, m
     monkeypatch.setattr(mssql_core, "_log_in", lambda *given: made.append(log_in(*given)) or made[-1])
     monkeypatch.setattr(bulk, "FEW_ROWS", 0)
     with closing(Warehouse(any_warehouse.url)) as copying:
-        for number in range(3):
-            with copying.transaction() as transaction:  # as a batch is staged: two connections, of which one copies
+
+        def copy(*ids: int) -> None:
+            """As a batch is staged: beside a transaction, so by one of two connections."""
+            with copying.transaction() as transaction:
                 transaction.next_batch_id()
-                copying.bulk_load(BatchPayload, payload(number))
+                copying.bulk_load(BatchPayload, payload(*ids))
+
+        for number in range(3):
+            copy(number)
         assert len(made) == 1
         assert made[0].connection.is_connected()
         with pytest.raises(PermanentError):
-            copying.bulk_load(BatchPayload, payload(7, 7))
+            copy(7, 7)
         assert not made[0].connection.is_connected()
-        copying.bulk_load(BatchPayload, payload(3))
+        copy(3)
         assert len(made) == 2
     assert not made[1].connection.is_connected()
     assert sorted(row["batch_id"] for row in rows_of(any_warehouse, BatchPayload)) == [0, 1, 2, 3]
