@@ -327,7 +327,12 @@ class Warehouse:
             try:
                 copy(connection, table, rows)
             except (DBAPIError, self.engine.dialect.loaded_dbapi.Error, *own) as error:
+                connection.invalidate()
                 raise translate_failure(error, self.engine.url, setting=self.setting) from error
+            except BaseException:
+                # A commit that failed leaves the pool a transaction that whoever comes next would commit.
+                connection.invalidate()
+                raise
         return int(rows.num_rows)
 
     def _none_free(self) -> SpendGateError:
