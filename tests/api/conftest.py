@@ -17,6 +17,7 @@ from spendgate.api import passwords
 from spendgate.api.accounts import Accounts, NewUser
 from spendgate.api.app import create_app
 from spendgate.api.asgi import BudgetApi, Mounted
+from spendgate.api.context import find_context
 from spendgate.api.identity import Scope
 from spendgate.settings import Settings
 from spendgate.warehouse import schema
@@ -163,6 +164,7 @@ def place(server_url: URL, request: pytest.FixtureRequest, tmp_path_factory: pyt
     own_key = accounts.add_key("own", list(Scope), advertiser_id=1)
     app = create_app(settings, warehouse=warehouse, clock=clock)
     yield Place(app, warehouse, clock, accounts, settings, staff_key, own_key)
+    find_context(app).guard.close()
     warehouse.close()
     databases.drop_all()
 

@@ -21,6 +21,7 @@ from sqlalchemy import insert, update
 from spendgate.api import guard
 from spendgate.api.app import create_app
 from spendgate.api.asgi import FLASK_THREADS, BudgetApi
+from spendgate.api.context import find_context
 from spendgate.api.identity import Scope
 from spendgate.errors import ServiceError
 from spendgate.warehouse.tables import Outbox, ServingFlag
@@ -263,3 +264,4 @@ def test_the_same_app_serves_under_any_wsgi_server(place: Place) -> None:
     ) as answer:
         assert answer.mimetype == "text/event-stream"
         assert b"event: flags" in next(answer.iter_encoded())
+    find_context(app).guard.close()

@@ -161,6 +161,10 @@ class Guard:
         scopes = frozenset(Scope(name) for name in row.scopes.split())
         return Identity("key", row.id, row.name, bool(row.is_staff), row.advertiser_id, scopes)
 
+    def close(self) -> None:
+        """Wait until the uses that were seen are noted; none is noted afterwards."""
+        self._notes.shutdown()
+
     def _note_uses(self, keys: Collection[int]) -> None:
         """Note that these keys are in use, in a while: nobody waits for it."""
         with self._lock:
