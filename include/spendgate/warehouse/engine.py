@@ -323,16 +323,11 @@ class Warehouse:
         if rows.num_rows == 0:
             return 0
         copy, own = (copy_mssql, MSSQL_BULK_ERRORS) if self.dialect == "mssql" else (copy_postgresql, ())
-        with self.connect() as connection:
+        with self.connect() as connection, _kept_if_it_works(connection):
             try:
                 copy(connection, table, rows)
             except (DBAPIError, self.engine.dialect.loaded_dbapi.Error, *own) as error:
-                connection.invalidate()
                 raise translate_failure(error, self.engine.url, setting=self.setting) from error
-            except BaseException:
-                # A commit that failed leaves the pool a transaction that whoever comes next would commit.
-                connection.invalidate()
-                raise
         return int(rows.num_rows)
 
     def _none_free(self) -> SpendGateError:
@@ -344,6 +339,19 @@ class Warehouse:
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
+
+
+@contextmanager
+def _kept_if_it_works(connection: Connection) -> Iterator[None]:
+    """Close the connection instead of giving it back when the block raises.
+
+    A commit that failed would leave the pool a transaction that whoever comes next commits.
+    """
+    try:
+        yield
+    except BaseException:
+        connection.invalidate()
+        raise
 
 
 def _connect_args(url: URL) -> dict[str, object]:
