@@ -67,14 +67,13 @@ _documented = routes.arguments(FlagsAsked, location="query")(with_errors(routes,
 publish(routes, "/can-serve", _documented, Scope.FLAGS)
 
 
-def _stream(*asked: Mapping[str, Any]) -> Response:
+def _stream(_query: Mapping[str, Any], asked: Mapping[str, Any]) -> Response:
     """Flags as server-sent events: first `flags` with all of them, then `changes` as they are decided.
 
     An event's id is its `version`; send the last one as Last-Event-ID to go on from there. A comment comes every 15 s
     when nothing changes. The stream ends when its token does.
     """
-    told = {name: value for some in asked for name, value in some.items()}
-    stream = here().hot.open_stream(caller(), told.get("last_event_id"))
+    stream = here().hot.open_stream(caller(), asked.get("last_event_id"))
     if not _THREADS_FOR_STREAMS.acquire(blocking=False):
         raise ProblemError(
             503, "too_many_streams", "As many streams as this server holds are open.", {"Retry-After": "5"}
